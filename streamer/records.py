@@ -1,0 +1,138 @@
+"""The records that cross the boundaries between rooms.
+
+Each stage of the route turns an iterator of one of these into an iterator of the next:
+``ImageRef -> Decoded -> Batch -> FeatureBatch``; a query ends in ``Hit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Batch", "Decoded", "FeatureBatch", "Hit", "ImageRef", "Progress", "Rejected"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage, the images done, and the images to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image of the source, as it was listed.
+
+    Attributes
+    ----------
+    key : str
+        POSIX path relative to the source, Unicode NFC. Unique within a source.
+    path : str
+        Where the bytes are: a path that ``open`` takes.
+    size : int
+        Size of the file in bytes.
+    mtime_ns : int
+        Time of the last modification, nanoseconds since the epoch.
+    label : str
+        Class of the image; the name of its folder, or ``""`` at the top of the source.
+    """
+
+    key: str
+    path: str
+    size: int
+    mtime_ns: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An image that could not be read, and why.
+
+    Attributes
+    ----------
+    ref : ImageRef
+    reason : str
+    lasting : bool
+        Whether the content is at fault, so that trying again is in vain until it changes. False where the way to it
+        failed: a disk that went away, a permission, memory that ran out.
+    """
+
+    ref: ImageRef
+    reason: str
+    lasting: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An image turned into pixels of the network's input size.
+
+    Attributes
+    ----------
+    ref : ImageRef
+    pixels : ndarray of shape (height, width, 3), uint8
+        RGB, 0-255.
+    content : bytes
+        BLAKE2b-128 digest of the file's bytes: the same bytes, the same digest.
+    """
+
+    ref: ImageRef
+    pixels: NDArray[np.uint8]
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images stacked for one forward pass, in the order of the listing.
+
+    Attributes
+    ----------
+    refs : tuple of ImageRef, length n
+    contents : tuple of bytes, length n
+    pixels : ndarray of shape (n, height, width, 3), uint8
+        RGB, 0-255. Only the last batch of a stream has fewer images than the batch size; it may have none.
+    rejected : tuple of Rejected
+        Images that could not be read, met while this batch was filled.
+    """
+
+    refs: tuple[ImageRef, ...]
+    contents: tuple[bytes, ...]
+    pixels: NDArray[np.uint8]
+    rejected: tuple[Rejected, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """Features of one batch.
+
+    Attributes
+    ----------
+    refs : tuple of ImageRef, length n
+    contents : tuple of bytes, length n
+    features : mapping of str to ndarray of shape (n, ...), float32
+        One entry for each output of the backbone, by the output's name, such as ``"block5_pool:gem"``.
+    rejected : tuple of Rejected
+    """
+
+    refs: tuple[ImageRef, ...]
+    contents: tuple[bytes, ...]
+    features: Mapping[str, NDArray[np.float32]]
+    rejected: tuple[Rejected, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One answer to a query.
+
+    Attributes
+    ----------
+    rank : int
+        1 is the best.
+    key, path, label : str
+    score : float
+        Cosine between the full-precision features of the query and of this image, in [-1, 1].
+    """
+
+    rank: int
+    key: str
+    path: str
+    label: str
+    score: float

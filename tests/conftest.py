@@ -1,0 +1,76 @@
+"""What tests of several rooms share: a small library of drawn pictures, a config for it, and small stores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from streamer.config import Config, load_config
+from streamer.records import FeatureBatch, ImageRef
+from streamer.store import FeatureSpec, StoreWriter
+
+# Chosen before any test imports Keras: no test may use a GPU by accident or depend on one.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 drawn pictures in 4 classes. Do not write to it: copy it."""
+    from streamer.images.drawn import draw_pictures
+
+    folder = tmp_path_factory.mktemp("pictures")
+    draw_pictures(folder, classes=4, per_class=10, side=64, seed=1)
+    return folder
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> Callable[..., Config]:
+    """Make a config for a folder: VGG16 with random weights on 32 x 32 pixels, which runs in a moment."""
+
+    def make(folder: Path, *overrides: str) -> Config:
+        path = tmp_path / "config.yaml"
+        settings = {
+            "store": "photos.store",
+            "source": {"folder": str(folder)},
+            "backbone": {"name": "vgg16", "weights": "random", "input_size": 32},
+            # The budget counts the whole process, and that of the tests may hold TensorFlow from another test.
+            "memory": {"budget": "4GiB"},
+        }
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return load_config(path, overrides)
+
+    return make
+
+
+def spec(length: int = 8, name: str = "fc2") -> FeatureSpec:
+    """A spec of features of that length."""
+    return FeatureSpec("vgg16", "random", 0, "0" * 64, (224, 224), "test-1", "full", {name: (length,)})
+
+
+def ref(key: str, size: int = 100, mtime_ns: int = 1) -> ImageRef:
+    """An image that stands nowhere."""
+    return ImageRef(key, f"/photos/{key}", size, mtime_ns, key.rpartition("/")[0].rpartition("/")[2])
+
+
+def feature_batch(keys: Sequence[str], features: np.ndarray, name: str = "fc2", **state: int) -> FeatureBatch:
+    """A batch whose images have these features."""
+    contents = tuple(key.encode().ljust(16, b"-")[:16] for key in keys)
+    return FeatureBatch(tuple(ref(key, **state) for key in keys), contents, {name: features.astype(np.float32)})
+
+
+@pytest.fixture
+def open_writer(tmp_path: Path) -> Callable[..., StoreWriter]:
+    """Open a writer on a store in the test's folder."""
+
+    def open_(length: int = 8, **options: object) -> StoreWriter:
+        options = {"engine": "test", "limits": "none", **options}
+        return StoreWriter(tmp_path / "a.store", spec(length), **options)  # type: ignore[arg-type]
+
+    return open_
