@@ -1,0 +1,59 @@
+"""The stage that stacks pictures for the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from streamer.records import Batch, Decoded, ImageRef, Rejected
+
+__all__ = ["batches"]
+
+
+def batches(decoded: Iterable[Decoded | Rejected], batch_size: int, size: tuple[int, int]) -> Iterator[Batch]:
+    """Stack pictures in the order they come; refused ones travel with the batch that was being filled.
+
+    Parameters
+    ----------
+    decoded : iterable of Decoded or Rejected
+        Pixels of shape (height, width, 3), uint8.
+    batch_size : int
+        Pictures in a batch, at least 1.
+    size : tuple of int
+        (height, width) of every picture.
+
+    Yields
+    ------
+    Batch
+        `batch_size` pictures each, the last one what is left: perhaps none, when only refused ones came after the
+        last full batch. An empty input gives no batch.
+
+    Raises
+    ------
+    ValueError
+        `batch_size` is below 1, or a picture has another shape.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    shape = (*size, 3)
+    # A fresh array a batch: whoever got the last one may still hold it.
+    pixels = np.empty((batch_size, *shape), np.uint8)
+    refs: list[ImageRef] = []
+    contents: list[bytes] = []
+    rejected: list[Rejected] = []
+    for item in decoded:
+        if isinstance(item, Rejected):
+            rejected.append(item)
+            continue
+        if item.pixels.shape != shape:  # NumPy would stretch (1, 1, 3) over the whole place without a word
+            raise ValueError(f"{item.ref.key}: pixels of shape {item.pixels.shape} in a stream of {shape}")
+        pixels[len(refs)] = item.pixels
+        refs.append(item.ref)
+        contents.append(item.content)
+        if len(refs) == batch_size:
+            yield Batch(tuple(refs), tuple(contents), pixels, tuple(rejected))
+            pixels = np.empty((batch_size, *shape), np.uint8)
+            refs, contents, rejected = [], [], []
+    if refs or rejected:
+        yield Batch(tuple(refs), tuple(contents), pixels[: len(refs)], tuple(rejected))
