@@ -1,0 +1,208 @@
+"""Keras' own ImageNet weights: where they lie on this machine, and how they get there."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from streamer.errors import WeightsError
+from streamer.files import published
+
+__all__ = ["KERAS_FILES", "KerasFile", "fetch_weights", "imagenet_path", "missing_weights", "models_folder"]
+
+_log = logging.getLogger(__name__)
+
+_BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
+_BLOCK_BYTES = 2**20
+_TIMEOUT_SECONDS = 60.0
+_USER_AGENT = "streamer (weights fetch; Python urllib)"
+
+Progress = Callable[[int, "int | None"], None]
+"""Called with the bytes received so far and, where the server says, the bytes in all."""
+
+Opener = Callable[[urllib.request.Request, float], Any]
+"""Opens a request with a timeout in seconds; returns what ``urllib.request.urlopen`` would."""
+
+
+class KerasFile(NamedTuple):
+    """A file that Keras publishes: its address, and the MD5 that Keras checks it by."""
+
+    url: str
+    md5: str
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.url.rpartition("/")[2]
+
+
+# From keras.applications 3.15 (vgg16.py, resnet.py, inception_v3.py).
+KERAS_FILES: dict[tuple[str, bool], KerasFile] = {
+    ("vgg16", True): KerasFile(
+        f"{_BASE_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels.h5",
+        "64373286793e3c8b2b4e3219cbf3544b",
+    ),
+    ("vgg16", False): KerasFile(
+        f"{_BASE_URL}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "6d6bbae143d832006294945121d1f1fc",
+    ),
+    ("resnet50", True): KerasFile(
+        f"{_BASE_URL}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels.h5",
+        "2cb95161c43110f7111970584f804107",
+    ),
+    ("resnet50", False): KerasFile(
+        f"{_BASE_URL}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "4d473c1dd8becc155b73f8504c6f6626",
+    ),
+    ("inception_v3", True): KerasFile(
+        f"{_BASE_URL}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels.h5",
+        "9a0d58056eeedaa3f26cb7ebd46da564",
+    ),
+    ("inception_v3", False): KerasFile(
+        f"{_BASE_URL}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "bcbd6486424b2319ff4ef7d526e38f63",
+    ),
+}
+"""Keras' files by backbone and by whether they hold the top."""
+
+
+def models_folder() -> Path:
+    """Return the folder where Keras keeps downloaded weights, so that Keras and this package share them."""
+    home = os.environ.get("KERAS_HOME")
+    return (Path(home) if home else Path.home() / ".keras") / "models"
+
+
+def imagenet_path(name: str, *, top: bool) -> Path:
+    """Return where the ImageNet weights of a backbone lie, whether or not they are there."""
+    return models_folder() / _keras_file(name, top=top).name
+
+
+def missing_weights(name: str, *, top: bool) -> WeightsError:
+    """Return the error that says which file is missing and the two ways to get it."""
+    path = imagenet_path(name, top=top)
+    return WeightsError(
+        f"the ImageNet weights of {name} are not on this machine: there is no {path}. "
+        f"Run `{_command(name, top=top)}`; or, without a network here, download "
+        f"{_keras_file(name, top=top).url} elsewhere and put it in {path.parent}"
+    )
+
+
+def fetch_weights(
+    name: str,
+    *,
+    top: bool = False,
+    progress: Progress | None = None,
+    opener: Opener | None = None,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
+) -> Path:
+    """Download Keras' ImageNet weights of a backbone, unless they are there already, and check their hash.
+
+    Parameters
+    ----------
+    name : str
+        Name of the backbone.
+    top : bool
+        Whether to fetch the file that holds the fully connected layers too.
+    progress : callable, optional
+        Called with the bytes received so far and the bytes in all (None if the server does not say).
+    opener : callable, optional
+        Stands in for ``urllib.request.urlopen``, which heeds the proxies of the environment.
+    timeout_seconds : float
+        How long the server may stay silent.
+
+    Returns
+    -------
+    Path
+        The file, in Keras' own cache folder.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be had, or is not the one that Keras published. Nothing is left behind.
+    """
+    file = _keras_file(name, top=top)
+    target = imagenet_path(name, top=top)
+    if target.exists():
+        if file_digest(target, "md5") == file.md5:
+            return target
+        _log.warning("%s is damaged or another file than Keras published; fetching it again", target)
+    request = urllib.request.Request(file.url, headers={"User-Agent": _USER_AGENT})  # noqa: S310 - from the table above
+    _log.info("fetching %s", file.url)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with published(target) as partial, partial.open("wb") as output:
+            with (opener or _open)(request, timeout_seconds) as response:
+                found = _copy(response, output, progress)
+            if found != file.md5:
+                raise WeightsError(
+                    f"{file.url} gave a file with the MD5 {found}, where Keras' own has {file.md5}; it is removed. "
+                    "A proxy may have put a page of its own in its place: try another network, or download the file "
+                    f"elsewhere and put it in {target.parent}"
+                )
+    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
+        raise WeightsError(
+            f"cannot fetch {file.url} into {target.parent}: {_reason(error)}. Behind a proxy, set HTTPS_PROXY; without "
+            f"a network, download the file elsewhere and put it in {target.parent}"
+        ) from error
+    return target
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Return the hash of a file's bytes, as hexadecimal digits, reading it in blocks."""
+    digest = _hasher(algorithm)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _hasher(algorithm: str) -> hashlib._Hash:
+    # Keras published MD5 sums; they guard against damage, and FIPS builds of Python allow them only when told so.
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def _open(request: urllib.request.Request, timeout_seconds: float) -> Any:
+    return urllib.request.urlopen(request, timeout=timeout_seconds)  # noqa: S310 - the URL is from KERAS_FILES
+
+
+def _copy(response: Any, output: IO[bytes], progress: Progress | None) -> str:
+    """Write the response's body to `output`; return its MD5."""
+    length = response.headers.get("Content-Length")
+    total = int(length) if length else None
+    digest = _hasher("md5")
+    done = 0
+    while block := response.read(_BLOCK_BYTES):
+        output.write(block)
+        digest.update(block)
+        done += len(block)
+        if progress is not None:
+            progress(done, total)
+    # http.client reports a dropped connection as a short body, not as an error, when it is read in blocks.
+    if total is not None and done != total:
+        raise ConnectionError(f"the connection broke after {done} of {total} bytes")
+    return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    return str(error) or type(error).__name__
+
+
+def _command(name: str, *, top: bool) -> str:
+    return f"streamer weights fetch {name}" + (" --top" if top else "")
+
+
+def _keras_file(name: str, *, top: bool) -> KerasFile:
+    if (name, top) not in KERAS_FILES:
+        raise WeightsError(f"Keras publishes no ImageNet weights for {name}; give weights: PATH, a Keras .h5 file")
+    return KERAS_FILES[name, top]
