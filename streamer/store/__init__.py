@@ -1,0 +1,21 @@
+"""The feature store: sealed HDF5 shards and the SQLite catalog that says which of them are real."""
+
+from streamer.store.catalog import Catalog, Entry, Failure, LastRun
+from streamer.store.changes import Changes, find_changes
+from streamer.store.lock import StoreLock
+from streamer.store.spec import FORMAT, FeatureSpec
+from streamer.store.store import Store, StoreWriter
+
+__all__ = [
+    "FORMAT",
+    "Catalog",
+    "Changes",
+    "Entry",
+    "Failure",
+    "FeatureSpec",
+    "LastRun",
+    "Store",
+    "StoreLock",
+    "StoreWriter",
+    "find_changes",
+]

@@ -1,0 +1,177 @@
+"""What has changed in the source since the last run: the listing merged with the catalog, both sorted by key.
+
+Neither side is ever held in memory as a whole. What is to be extracted goes to a temporary table on disk, so that its
+number is known before work starts and the source is walked once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+
+from streamer.errors import StreamerError
+from streamer.records import ImageRef, Rejected
+from streamer.store.catalog import Catalog
+
+__all__ = ["Changes", "find_changes"]
+
+
+class Changes:
+    """The outcome of a comparison.
+
+    Attributes
+    ----------
+    seen, unchanged : int
+        Images listed; those that are in the store as they are.
+    pending_count : int
+        Images to extract: new ones and changed ones. Some may turn out to be unreadable.
+    known_bad : int
+        Images that failed before and have not changed since: not tried again.
+    removed : array of int64
+        Ids of images that are in the store and no longer in the source.
+    fixed : list of str
+        Paths of failures that no longer stand in the source.
+    rejected : list of Rejected
+        Images that the listing itself could not take.
+    """
+
+    def __init__(self) -> None:
+        self.seen = self.unchanged = self.pending_count = self.known_bad = 0
+        self.removed = array("q")
+        self.fixed: list[str] = []
+        self.rejected: list[Rejected] = []
+        # A nameless database is SQLite's own temporary file: it spills to disk and vanishes when closed, or killed.
+        self._db = sqlite3.connect("", isolation_level=None)
+        self._db.execute("CREATE TABLE pending (key TEXT, path TEXT, size INTEGER, mtime_ns INTEGER, label TEXT)")
+        self._db.execute("CREATE TABLE relocated (path TEXT, key TEXT)")
+        self._db.execute("BEGIN")
+
+    def add_pending(self, ref: ImageRef) -> None:
+        """Note an image to extract."""
+        self.pending_count += 1
+        row = (ref.key, ref.path, ref.size, ref.mtime_ns, ref.label)
+        self._db.execute("INSERT INTO pending VALUES (?, ?, ?, ?, ?)", row)
+
+    def pending(self) -> Iterator[ImageRef]:
+        """The images to extract, sorted by key."""
+        query = "SELECT key, path, size, mtime_ns, label FROM pending ORDER BY rowid"
+        return (ImageRef(*row) for row in self._db.execute(query))
+
+    def add_relocated(self, ref: ImageRef) -> None:
+        """Note an image that is as it was, at another path."""
+        self._db.execute("INSERT INTO relocated VALUES (?, ?)", (ref.path, ref.key))
+
+    def relocated(self) -> Iterator[tuple[str, str]]:
+        """``(path, key)`` of images that are as they were, at another path."""
+        return iter(self._db.execute("SELECT path, key FROM relocated"))
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def find_changes(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limits: str) -> Changes:
+    """Compare a listing with the catalog.
+
+    Parameters
+    ----------
+    listing : iterable of ImageRef or Rejected
+        The source, sorted by key.
+    catalog : Catalog
+    limits : str
+        The limits that images are decoded under; a failure under other limits is tried again.
+
+    Returns
+    -------
+    Changes
+    """
+    changes = Changes()
+    try:
+        _compare(listing, catalog, limits, changes)
+    except BaseException:
+        changes.close()
+        raise
+    return changes
+
+
+def _compare(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limits: str, changes: Changes) -> None:
+    known = _Cursor(catalog.known())
+    failed = _Cursor(catalog.known_failures())
+    unlisted_folders: list[str] = []
+    previous = ""
+    for key, group in groupby(listing, key=lambda item: item.key if isinstance(item, ImageRef) else item.ref.key):
+        if key < previous:
+            raise StreamerError(f"the source lists {key!r} after {previous!r}: it must list images sorted by key")
+        previous = key
+        _note_removed(changes, known.before(key), unlisted_folders)
+        changes.fixed.extend(row[1] for row in failed.before(key) if not _is_inside(row[0], unlisted_folders))
+        image = next(iter(known.at(key)), None)
+        failures = {row[1]: row for row in failed.at(key)}
+        for item in group:
+            changes.seen += 1
+            if isinstance(item, Rejected):
+                failures.pop(item.ref.path, None)
+                changes.rejected.append(item)
+                if not item.lasting and image is not None:
+                    image = None  # out of sight, not gone: what is stored stays
+                if key.endswith("/"):
+                    unlisted_folders.append(key)
+                continue
+            state = (item.size, item.mtime_ns)
+            failure = failures.pop(item.path, None)
+            if failure is not None and failure[2:4] == state and failure[4] == limits:
+                changes.known_bad += 1
+            elif image is not None and image[2:4] == state:
+                changes.unchanged += 1
+                if image[4] != item.path:
+                    changes.add_relocated(item)
+                if failure is not None:
+                    changes.fixed.append(item.path)
+            else:
+                changes.add_pending(item)
+            image = None
+        _note_removed(changes, [image] if image is not None else [], unlisted_folders)
+        changes.fixed.extend(failures)
+    _note_removed(changes, known.rest(), unlisted_folders)
+    changes.fixed.extend(row[1] for row in failed.rest() if not _is_inside(row[0], unlisted_folders))
+
+
+def _note_removed(changes: Changes, rows: Iterable[tuple], unlisted_folders: list[str]) -> None:  # type: ignore[type-arg]
+    """A photo below a folder that could not be listed is not gone: it is out of sight."""
+    for key, number, *_ in rows:
+        if _is_inside(key, unlisted_folders):
+            changes.unchanged += 1
+            changes.seen += 1
+        else:
+            changes.removed.append(number)
+
+
+def _is_inside(key: str, folders: list[str]) -> bool:
+    return any(key.startswith(folder) for folder in folders)
+
+
+class _Cursor:
+    """Rows sorted by their first column, taken in step with another sorted stream."""
+
+    def __init__(self, rows: Iterator[tuple]) -> None:  # type: ignore[type-arg]
+        self._groups = groupby(rows, key=itemgetter(0))
+        self._next = next(self._groups, None)
+
+    def _take(self) -> list[tuple]:  # type: ignore[type-arg]
+        assert self._next is not None
+        rows = list(self._next[1])
+        self._next = next(self._groups, None)
+        return rows
+
+    def before(self, key: str) -> Iterator[tuple]:  # type: ignore[type-arg]
+        while self._next is not None and self._next[0] < key:
+            yield from self._take()
+
+    def at(self, key: str) -> list[tuple]:  # type: ignore[type-arg]
+        return self._take() if self._next is not None and self._next[0] == key else []
+
+    def rest(self) -> Iterator[tuple]:  # type: ignore[type-arg]
+        while self._next is not None:
+            yield from self._take()

@@ -1,0 +1,103 @@
+"""Writing one shard: an HDF5 file that is appended to batch by batch, sealed once, and never opened for writing again.
+
+A writer that is killed can leave an HDF5 file that will not open, and no tool repairs every such file. So a shard is
+written under a ``.partial`` name that nobody reads, and gets its real name only when it is complete and on the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.files import PARTIAL, fsync_file, rename
+from streamer.store.spec import FORMAT
+
+__all__ = ["ShardWriter", "shard_path"]
+
+# Rows are read back at random, a whole checksummed chunk for each, and in sequence: 64 rows of 512 floats read at
+# 3-4 GB/s in sequence, and a small chunk keeps the random reads cheap.
+_CHUNK_BYTES = 128 * 1024
+_TEXT_CHUNK_ROWS = 256
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where the shard of that number lies: ``features/000001.h5``."""
+    return folder / f"{number:06d}.h5"
+
+
+class ShardWriter:
+    """A shard in the making.
+
+    Parameters
+    ----------
+    target : Path
+        The name the shard gets when sealed.
+    outputs : mapping of str to tuple of int
+        Shape of one image's feature, by output name.
+    fingerprint, engine : str
+        Kept as attributes of the file.
+    """
+
+    def __init__(self, target: Path, outputs: Mapping[str, tuple[int, ...]], fingerprint: str, engine: str) -> None:
+        self._target = target
+        self._partial = target.with_name(target.name + PARTIAL)
+        self._file = h5py.File(self._partial, "w")
+        self._file.attrs.update({"format": FORMAT, "fingerprint": fingerprint, "engine": engine})
+        features = self._file.create_group("features")
+        self._features = {
+            name: features.create_dataset(
+                name,
+                shape=(0, *shape),
+                maxshape=(None, *shape),
+                chunks=(chunk_rows(shape), *shape),
+                dtype=np.float32,
+                fletcher32=True,
+            )
+            for name, shape in outputs.items()
+        }
+        text: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "chunks": (_TEXT_CHUNK_ROWS,)}
+        self._key = self._file.create_dataset("key", dtype=h5py.string_dtype(), **text)
+        self._label = self._file.create_dataset("label", dtype=h5py.string_dtype(), **text)
+        self.rows = 0
+        self.feature_bytes = 0
+
+    def append(self, keys: Sequence[str], labels: Sequence[str], features: Mapping[str, NDArray[np.float32]]) -> None:
+        """Append n rows: `keys` and `labels` of length n, each feature of shape (n, ...), float32."""
+        start, stop = self.rows, self.rows + len(keys)
+        for name, dataset in self._features.items():
+            values = features[name]
+            if values.shape != (len(keys), *dataset.shape[1:]):
+                raise ValueError(f"{name}: shape {values.shape} does not hold {len(keys)} rows of {dataset.shape[1:]}")
+            dataset.resize(stop, axis=0)
+            dataset[start:stop] = values
+            self.feature_bytes += values.nbytes
+        for dataset, texts in ((self._key, keys), (self._label, labels)):
+            dataset.resize(stop, axis=0)
+            dataset[start:stop] = np.array(texts, dtype=object)
+        self.rows = stop
+
+    def seal(self) -> int:
+        """Close the file, force it to the disk and give it its name; returns its size in bytes."""
+        self._file.close()
+        fsync_file(self._partial)
+        rename(self._partial, self._target)
+        return self._target.stat().st_size
+
+    def abandon(self) -> None:
+        """Throw away what was written."""
+        # On a full disk HDF5 fails again as it flushes; what matters is that the space is given back.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            self._file.close()
+        with contextlib.suppress(OSError):  # Windows, when the file could not be closed: the next run sweeps it
+            self._partial.unlink(missing_ok=True)
+
+
+def chunk_rows(shape: tuple[int, ...]) -> int:
+    """Rows in one chunk of a dataset whose rows have `shape`, float32."""
+    return max(1, min(256, _CHUNK_BYTES // (4 * int(np.prod(shape)))))

@@ -1,0 +1,91 @@
+"""What the features of a store are: the identity that every shard must share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["FORMAT", "FeatureSpec"]
+
+FORMAT = 1
+"""Version of the store's layout on disk. A store of a higher format is refused."""
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that changes a feature's value, and where the weights came from.
+
+    Attributes
+    ----------
+    backbone : str
+        Name of the network.
+    weights : str
+        Where the weights come from: ``imagenet``, ``random`` or a path. Not part of the fingerprint.
+    weights_seed : int
+        Seed of random weights. Not part of the fingerprint: `weights_sha256` covers it.
+    weights_sha256 : str
+    input_size : tuple of int
+        Height and width fed to the network, pixels.
+    decoding : str
+        Name of the way images become pixels.
+    precision : {"full", "mixed"}
+        Of the weights: mixed differs from full by more than engines may.
+    outputs : mapping of str to tuple of int
+        Shape of one image's feature, by output name; the first is the one indexed.
+    """
+
+    backbone: str
+    weights: str
+    weights_seed: int
+    weights_sha256: str
+    input_size: tuple[int, int]
+    decoding: str
+    precision: str
+    outputs: Mapping[str, tuple[int, ...]]
+
+    @property
+    def indexed(self) -> str:
+        """Name of the output that is reduced and indexed."""
+        return next(iter(self.outputs))
+
+    def identity(self) -> dict[str, Any]:
+        """The part that the fingerprint covers."""
+        return {
+            "backbone": self.backbone,
+            "weights_sha256": self.weights_sha256,
+            "input_size": list(self.input_size),
+            "decoding": self.decoding,
+            "precision": self.precision,
+            "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that changes a feature's value, 32 hexadecimal digits."""
+        canonical = json.dumps(self.identity(), separators=(",", ":"))
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+    def differences(self, other: FeatureSpec) -> list[str]:
+        """What sets two specs apart, in words: ``"input_size is [224, 224] here and [96, 96] there"``."""
+        mine, theirs = self.identity(), other.identity()
+        # As JSON: the order of the outputs counts, which two dicts do not compare.
+        return [
+            f"{name} is {mine[name]} here and {theirs[name]} there"
+            for name in mine
+            if json.dumps(mine[name]) != json.dumps(theirs[name])
+        ]
+
+    def to_json(self) -> str:
+        """Everything, as JSON (the order of the outputs is kept)."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureSpec:
+        """The inverse of `to_json`."""
+        data = json.loads(text)
+        data["input_size"] = tuple(data["input_size"])
+        data["outputs"] = {name: tuple(shape) for name, shape in data["outputs"].items()}
+        return cls(**data)
