@@ -1,0 +1,235 @@
+"""Generations of the index: each a folder made in private, then published whole by one rename.
+
+``index/000003/`` holds ``manifest.json``, ``ids.npy`` (position -> image id), and by kind ``reducer.npz`` and
+``annoy.ann``. ``index/CURRENT`` names the published one. A reader opens what CURRENT names; its files are never written
+to again, and the generation before stays on disk for readers that still have it open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.errors import IndexMissingError
+from streamer.files import PARTIAL, fsync_file, fsync_folder, remove_tree, rename, replace_text
+
+__all__ = ["Draft", "Generation", "Manifest", "current_generation"]
+
+_KEEP = 2
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a generation was made from, and how it answers.
+
+    Attributes
+    ----------
+    kind : str
+        ``annoy`` or ``exact``.
+    output : str
+        The feature it indexes.
+    fingerprint : str
+        Of that feature.
+    rows, newest_id : int
+        Images in it, and the highest of their ids. As ids are never reused, these two together say which images.
+    dimension : int
+        Length of the reduced vectors; 0 where there are none.
+    components, whiten : int, bool
+        As the config asked for.
+    trees, trees_asked, seed, search_k : int, int or None, int, int
+        Of Annoy. `trees_asked` is None for auto.
+    candidates : int
+        How many candidates the recall was measured with.
+    recall_asked, recall_at_10 : float, float or None
+        Recall that was asked for, and the recall measured on sampled rows against exact search; None where the kind is
+        exact.
+    """
+
+    kind: str
+    output: str
+    fingerprint: str
+    rows: int
+    newest_id: int
+    dimension: int
+    components: int
+    whiten: bool
+    trees: int
+    trees_asked: int | None
+    seed: int
+    search_k: int
+    candidates: int
+    recall_asked: float
+    recall_at_10: float | None
+
+
+class Draft:
+    """A generation in the making: ``index/000004.partial/``.
+
+    Parameters
+    ----------
+    folder : Path
+        ``index/`` of a store.
+    number : int
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.number = number
+        self._folder = folder
+        self.path = folder / f"{number:06d}{PARTIAL}"
+
+    @classmethod
+    def begin(cls, folder: Path) -> Draft:
+        """Start a new one; what a crash left, half made or complete but never published, is removed."""
+        number = _last_number(folder)
+        for stale in folder.iterdir():
+            if stale.name.endswith(PARTIAL) or (stale.name.isdigit() and int(stale.name) > number):
+                remove_tree(stale)
+        draft = cls(folder, number + 1)
+        draft.path.mkdir(exist_ok=True)
+        return draft
+
+    @classmethod
+    def existing(cls, folder: Path) -> Draft | None:
+        """The one that ``streamer reduce`` has begun, if any."""
+        draft = cls(folder, _last_number(folder) + 1)
+        return draft if draft.reducer_path.is_file() else None
+
+    @property
+    def reducer_path(self) -> Path:
+        return self.path / "reducer.npz"
+
+    @property
+    def annoy_path(self) -> Path:
+        return self.path / "annoy.ann"
+
+    @contextlib.contextmanager
+    def writing_ids(self, count: int) -> Iterator[Callable[[NDArray[np.int64]], None]]:
+        """Write the image id at each of `count` positions: gives a function that appends blocks of shape (n,), int64.
+
+        Not through a memory map: Windows renames no folder with a mapped file in it.
+        """
+        with (self.path / "ids.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
+
+            def append(block: NDArray[np.int64]) -> None:
+                file.write(block.astype("<i8").tobytes())
+
+            yield append
+
+    def ids(self) -> NDArray[np.int64]:
+        """What was written, through a memory map: let go of it before `publish`."""
+        ids: NDArray[np.int64] = np.load(self.path / "ids.npy", mmap_mode="r", allow_pickle=False)
+        return ids
+
+    def publish(self, manifest: Manifest) -> Generation:
+        """Complete it, give it its name and point CURRENT at it; generations but the newest two go."""
+        replace_text(self.path / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
+        for file in self.path.iterdir():
+            fsync_file(file)
+        fsync_folder(self.path)
+        target = self._folder / f"{self.number:06d}"
+        rename(self.path, target)
+        replace_text(self._folder / "CURRENT", target.name + "\n")
+        for folder in sorted(self._folder.iterdir()):
+            if folder.name.isdigit() and int(folder.name) <= self.number - _KEEP:
+                remove_tree(folder)
+        return Generation(target)
+
+
+class Generation:
+    """A published generation.
+
+    Parameters
+    ----------
+    path : Path
+        ``index/000003``.
+
+    Raises
+    ------
+    IndexMissingError
+        If it is damaged or was made by a newer release.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.number = int(path.name)
+        try:
+            self.manifest = Manifest(**json.loads((path / "manifest.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, TypeError) as error:
+            raise IndexMissingError(
+                f"{path}: the manifest cannot be read ({error}); run 'streamer index' again"
+            ) from error
+
+    @property
+    def reducer_path(self) -> Path:
+        return self.path / "reducer.npz"
+
+    @property
+    def annoy_path(self) -> Path:
+        return self.path / "annoy.ann"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its files are there."""
+        files = [self.path / "ids.npy"]
+        if self.manifest.kind == "annoy":
+            files += [self.reducer_path, self.annoy_path]
+        return all(file.is_file() for file in files)
+
+    def ids(self) -> NDArray[np.int64]:
+        """Image id at each position: shape (rows,), int64, read through a memory map."""
+        try:
+            ids: NDArray[np.int64] = np.load(self.path / "ids.npy", mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise IndexMissingError(f"{self.path}: ids.npy cannot be read ({error}); run 'streamer index'") from error
+        if ids.shape != (self.manifest.rows,):
+            raise IndexMissingError(f"{self.path}: ids.npy holds {ids.shape} ids, not {self.manifest.rows}")
+        return ids
+
+
+def current_generation(folder: Path) -> Generation | None:
+    """The published generation, or None before the first.
+
+    Parameters
+    ----------
+    folder : Path
+        ``index/`` of a store.
+    """
+    for _ in range(3):  # between reading CURRENT and opening, two newer ones may have been published
+        number = _current_number(folder)
+        if number == 0:
+            return None
+        try:
+            return Generation(folder / f"{number:06d}")
+        except FileNotFoundError:
+            continue
+    raise IndexMissingError(
+        f"{folder}: CURRENT names generation {number}, which is not there; run 'streamer index' again"
+    )
+
+
+def _last_number(folder: Path) -> int:
+    """The published number; where CURRENT is damaged, the highest there is: no folder is written to twice."""
+    try:
+        return _current_number(folder)
+    except IndexMissingError:
+        return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
+
+
+def _current_number(folder: Path) -> int:
+    try:
+        return int((folder / "CURRENT").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError) as error:
+        raise IndexMissingError(
+            f"{folder / 'CURRENT'}: cannot be read ({error}); run 'streamer index' again"
+        ) from error

@@ -1,0 +1,141 @@
+"""Candidates, ranking and generations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamer.errors import IndexMissingError
+from streamer.index import (
+    AnnoyIndex,
+    Draft,
+    Manifest,
+    best,
+    build_annoy,
+    cosines,
+    current_generation,
+    exact_candidates,
+)
+
+
+def unit(count: int, length: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(count, length)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def manifest(rows: int) -> Manifest:
+    return Manifest("exact", "fc2", "f" * 32, rows, rows, 0, 0, False, 0, None, 0, 0, 0, 1.0, None)
+
+
+def test_annoy_finds_neighbours_and_says_how_near(tmp_path: Path) -> None:
+    pytest.importorskip("annoy", reason="annoy is not installed on this platform")
+    rows = unit(500, 16)
+    assert build_annoy(tmp_path / "a.ann", [rows[:200], rows[200:]], 16, trees=20, seed=3) == 500
+    index = AnnoyIndex(tmp_path / "a.ann", 16, 500)
+    for number in (0, 199, 200, 499):
+        positions, scores = index.candidates(rows[number], 10, 5000)
+        assert positions[0] == number
+        np.testing.assert_allclose(scores, rows[positions] @ rows[number], atol=1e-5)
+        assert set(positions) == set(np.argsort(-(rows @ rows[number]))[:10])
+    index.close()
+
+
+def test_the_same_seed_builds_the_same_file(tmp_path: Path) -> None:
+    pytest.importorskip("annoy", reason="annoy is not installed on this platform")
+    rows = unit(300, 8)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        build_annoy(tmp_path / name, [rows], 8, trees=5, seed=seed)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
+
+
+def test_a_damaged_index_file_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("annoy", reason="annoy is not installed on this platform")
+    path = tmp_path / "a.ann"
+    build_annoy(path, [unit(50, 8)], 8, trees=5, seed=1)
+    with pytest.raises(IndexMissingError, match=r"a\.ann: holds 50 vectors, not 51"):
+        AnnoyIndex(path, 8, 51)
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(IndexMissingError, match=r"a\.ann: the index does not open"):
+        AnnoyIndex(path, 8, 50)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 500])
+@pytest.mark.parametrize("k", [1, 10, 499])
+def test_a_scan_in_blocks_equals_a_scan_of_all(block: int, k: int) -> None:
+    rows, queries = unit(500, 12) * 3, unit(4, 12, seed=9) * 7
+    ids = np.arange(500, dtype=np.int64) * 2 + 1
+    blocks = [(ids[start : start + block], rows[start : start + block]) for start in range(0, 500, block)]
+    found = exact_candidates(queries, blocks, k)
+    for query, candidates in zip(queries, found, strict=True):
+        truth = ids[np.argsort(-(rows @ query), kind="stable")]
+        np.testing.assert_array_equal(candidates[:k], truth[:k])
+
+
+def test_rows_of_zeros_score_nothing() -> None:
+    rows = np.array([[0, 0], [3, 4], [-3, -4], [4, -3]], np.float32)
+    np.testing.assert_allclose(cosines(np.array([3, 4], np.float32), rows), [0, 1, -1, 0])
+    np.testing.assert_array_equal(cosines(np.zeros(2, np.float32), rows), 0)
+
+
+def test_equal_rows_score_equally_wherever_they_stand() -> None:
+    """A float32 matrix product rounds by position, and would break ties between duplicates at random."""
+    row = unit(1, 513)[0]
+    rows = unit(101, 513, seed=2)
+    rows[[0, 13, 50, 99, 100]] = row
+    scores = cosines(unit(1, 513, seed=5)[0], rows)
+    assert len(set(scores[[0, 13, 50, 99, 100]])) == 1
+
+
+def test_ties_are_ranked_by_key() -> None:
+    scores = np.array([0.5, 0.9, 0.5, 0.5, 0.1])
+    assert best(scores, ["d", "z", "a", "c", "b"], 4) == [1, 2, 3, 0]
+
+
+def test_generations_are_published_whole_and_two_are_kept(tmp_path: Path) -> None:
+    assert current_generation(tmp_path) is None
+    for rows in (1, 2, 3):
+        draft = Draft.begin(tmp_path)
+        assert current_generation(tmp_path) is None or current_generation(tmp_path).number == rows - 1
+        with draft.writing_ids(rows) as append:
+            append(np.arange(rows) + 10)
+        assert draft.publish(manifest(rows)).number == rows
+    generation = current_generation(tmp_path)
+    assert generation is not None and generation.manifest == manifest(3)
+    np.testing.assert_array_equal(generation.ids(), [10, 11, 12])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003", "CURRENT"]
+
+
+def test_what_a_crash_left_is_cleared_and_never_published(tmp_path: Path) -> None:
+    draft = Draft.begin(tmp_path)
+    with draft.writing_ids(1) as append:
+        append(np.ones(1, np.int64))
+    draft.publish(manifest(1))
+    half = Draft.begin(tmp_path)
+    (half.path / "annoy.ann").write_bytes(b"half")
+    complete_but_unnamed = tmp_path / "000002"
+    complete_but_unnamed.mkdir()
+    assert current_generation(tmp_path).number == 1
+    again = Draft.begin(tmp_path)
+    assert (again.number, complete_but_unnamed.exists(), list(again.path.iterdir())) == (2, False, [])
+
+
+@pytest.mark.parametrize("damage", ["manifest", "ids", "current", "gone"])
+def test_a_damaged_generation_is_named(tmp_path: Path, damage: str) -> None:
+    draft = Draft.begin(tmp_path)
+    with draft.writing_ids(3) as append:
+        append(np.ones(1, np.int64))
+        append(np.ones(2, np.int64))
+    path = draft.publish(manifest(3)).path
+    if damage == "manifest":
+        (path / "manifest.json").write_text('{"kind": "exact"}')
+    elif damage == "ids":
+        np.save(path / "ids.npy", np.arange(2))
+    elif damage == "current":
+        (tmp_path / "CURRENT").write_text("??")
+    else:
+        path.rename(tmp_path / "elsewhere")
+    with pytest.raises(IndexMissingError):
+        current_generation(tmp_path).ids()
