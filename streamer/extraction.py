@@ -1,0 +1,317 @@
+"""Images in, features out: a network, an engine to run it, and the memory plan that both keep to."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from streamer.backbones import (
+    Backbone,
+    Output,
+    RandomWeights,
+    WeightsFile,
+    feature_shape,
+    get_backbone,
+    resolve_weights,
+)
+from streamer.engines import Engine, EngineMode, choose_device, choose_engine, engine_modes, forward, open_engine
+from streamer.errors import EngineUnavailableError
+from streamer.images.batches import batches
+from streamer.images.feeding import usable_cores
+from streamer.memory import ExtractPlan, MemoryWatch, plan_extract
+from streamer.records import FeatureBatch, ImageRef, Rejected
+from streamer.store import FeatureSpec
+
+__all__ = ["ExtractSettings", "Extractor", "Network"]
+
+_LOG = logging.getLogger(__name__)
+
+_AUTO_BACKBONE = "vgg16"
+# Larger batches made no engine faster on a CPU; a GPU wants enough work at once.
+_MAX_BATCH = {"cpu": 8, "gpu": 128}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone with weights, cut at the outputs that are wanted.
+
+    Attributes
+    ----------
+    backbone : Backbone
+    outputs : tuple of Output
+        The first is the one that gets indexed.
+    input_size : tuple of int, (height, width)
+    weights : WeightsFile or RandomWeights
+    weights_source : str
+        As the user named them.
+    weights_seed : int
+        Of random weights.
+    precision : {"full", "mixed"}
+        Mixed keeps the weights of fully connected layers as float16.
+    """
+
+    backbone: Backbone
+    outputs: tuple[Output, ...]
+    input_size: tuple[int, int]
+    weights: WeightsFile | RandomWeights
+    weights_source: str
+    weights_seed: int
+    precision: str
+
+    @classmethod
+    def choose(
+        cls,
+        name: str,
+        outputs: Iterable[Output] | None,
+        input_size: tuple[int, int] | None,
+        weights_source: str,
+        weights_seed: int,
+        precision: str,
+        *,
+        download: bool,
+    ) -> Network:
+        """Settle what a config leaves open.
+
+        Raises
+        ------
+        ConfigError
+            If a layer does not exist, or does not work at that size.
+        WeightsError
+            If the weights are missing, damaged, or of another network.
+        """
+        backbone = get_backbone(_AUTO_BACKBONE if name == "auto" else name)
+        chosen = tuple(outputs) if outputs is not None else (backbone.default_output,)
+        size = input_size or backbone.default_input_size
+        for output in chosen:
+            feature_shape(backbone, output, size)
+        top = backbone.outputs_need_top(chosen)
+        weights = resolve_weights(backbone, weights_source, needs_top=top, download=download, seed=weights_seed)
+        return cls(backbone, chosen, size, weights, weights_source, weights_seed, precision)
+
+    @classmethod
+    def of_store(cls, spec: FeatureSpec) -> Network:
+        """The network that made a store's features, for its queries."""
+        outputs = [Output(*name.partition(":")[::2]) if ":" in name else Output(name) for name in spec.outputs]
+        return cls.choose(
+            spec.backbone, outputs, spec.input_size, spec.weights, spec.weights_seed, spec.precision, download=False
+        )
+
+    def spec(self) -> FeatureSpec:
+        """What its features are."""
+        from streamer.images.decode import DECODE_RECIPE
+
+        return FeatureSpec(
+            backbone=self.backbone.name,
+            weights=self.weights_source,
+            weights_seed=self.weights_seed,
+            weights_sha256=self.weights.sha256,
+            input_size=self.input_size,
+            decoding=DECODE_RECIPE,
+            precision=self.precision,
+            outputs={output.name: feature_shape(self.backbone, output, self.input_size) for output in self.outputs},
+        )
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """How to run a network, without a word on which.
+
+    Attributes
+    ----------
+    engine, device : str
+        ``auto`` or a name.
+    budget_bytes : int
+    gpu_fraction : float or None
+        Share of the GPU's memory to take.
+    threads : int or None
+        Decoding threads; None is one a core.
+    max_pixels, max_file_bytes : int
+        Images above are rejected.
+    """
+
+    engine: str
+    device: str
+    budget_bytes: int
+    gpu_fraction: float | None
+    threads: int | None
+    max_pixels: int
+    max_file_bytes: int
+
+
+class Extractor:
+    """Turns image references into features. The engine is started with the first image.
+
+    Parameters
+    ----------
+    network : Network
+    settings : ExtractSettings
+    max_batch : int, optional
+        Upper bound on the batch, for those who will extract only a few.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If the engine or device asked for is not there.
+    """
+
+    def __init__(self, network: Network, settings: ExtractSettings, max_batch: int | None = None) -> None:
+        self.network = network
+        self.settings = settings
+        self.device = choose_device(settings.device)
+        self._max_batch = min(max_batch or _MAX_BATCH[self.device], _MAX_BATCH[self.device])
+        self._engine: Engine | None = None
+
+    @cached_property
+    def _modes(self) -> list[EngineMode]:
+        """The ways to run the network, fastest first."""
+        network = self.network
+        return engine_modes(
+            self.settings.engine,
+            network.backbone,
+            network.outputs,
+            network.input_size,
+            device=self.device,
+            precision=network.precision,
+        )
+
+    @cached_property
+    def plan(self) -> ExtractPlan:
+        """How to keep within the budget.
+
+        Raises
+        ------
+        BudgetTooSmallError
+            If not even one image at a time fits into it.
+        """
+        from streamer.images.decode_pool import WORKER_BYTES
+
+        network = self.network
+        return plan_extract(
+            self.settings.budget_bytes,
+            engines=[(mode.cost.base_bytes, mode.cost.per_image_bytes, mode.workers) for mode in self._modes],
+            pixel_bytes=3 * network.input_size[0] * network.input_size[1],
+            feature_bytes=4 * sum(int(np.prod(shape)) for shape in network.spec().outputs.values()),
+            threads=self.settings.threads,
+            max_batch=self._max_batch,
+            processes=usable_cores() if self.device == "gpu" else 0,  # on a CPU, the network needs the cores
+            process_bytes=WORKER_BYTES,
+        )
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the engine leaves behind in the process when it has been closed."""
+        return self._modes[self.plan.engine].cost.kept_bytes
+
+    def __enter__(self) -> Extractor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the network; it is loaded again when it is wanted again."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    @property
+    def engine_name(self) -> str:
+        """Name of the engine that runs, or would."""
+        return self._engine.name if self._engine is not None else choose_engine(self.settings.engine, self.device)
+
+    @property
+    def limits(self) -> str:
+        """What images are held to, as one word: an image that failed under other limits deserves another try."""
+        return f"{self.settings.max_pixels}px,{self.settings.max_file_bytes}B,{self.plan.decode_bytes}B"
+
+    def start(self) -> Engine:
+        """Load the engine, if it is not loaded yet."""
+        if self._engine is None:
+            try:
+                self._engine = self._open()
+            except EngineUnavailableError as error:
+                if self.device != "gpu" or self.settings.device != "auto":
+                    raise
+                _LOG.warning("there is a GPU, but %s; running on the CPU", error)
+                self.device = "cpu"
+                self.__dict__.pop("_modes", None)  # made for the GPU
+                self.__dict__.pop("plan", None)
+                self._engine = self._open()
+        return self._engine
+
+    def _open(self) -> Engine:
+        return open_engine(
+            self.settings.engine,
+            self.network.backbone,
+            self.network.outputs,
+            self.network.weights,
+            batch_size=self.plan.batch,
+            input_size=self.network.input_size,
+            device=self.device,
+            gpu_memory_fraction=self.settings.gpu_fraction,
+            mode=self._modes[self.plan.engine],
+            precision=self.network.precision,
+        )
+
+    def features(
+        self, refs: Iterable[ImageRef], watch: MemoryWatch | None = None
+    ) -> Generator[FeatureBatch, None, None]:
+        """Decode, batch, and run forward.
+
+        Parameters
+        ----------
+        refs : iterable of ImageRef
+        watch : MemoryWatch, optional
+            Shrinks the look-ahead when memory runs short.
+
+        Yields
+        ------
+        FeatureBatch
+            In the order of `refs`. An image whose features are not finite numbers is rejected.
+        """
+        from streamer.images.decode import DecodeLimits, decode_stream
+
+        engine = self.start()
+        plan, size = self.plan, self.network.input_size
+        decoded = decode_stream(
+            refs,
+            size=size,
+            threads=plan.decode_threads,
+            processes=plan.decode_processes,
+            lookahead_images=(lambda: watch.lookahead(plan.lookahead_images)) if watch else plan.lookahead_images,
+            limits=DecodeLimits(self.settings.max_pixels, self.settings.max_file_bytes, plan.decode_bytes),
+        )
+        with contextlib.closing(decoded):
+            yield from map(_finite, forward(engine, batches(decoded, plan.batch, size)))
+
+
+def _finite(batch: FeatureBatch) -> FeatureBatch:
+    """A NaN in one row would spoil the PCA of all."""
+    if not batch.refs:
+        return batch
+    good = np.ones(len(batch.refs), dtype=bool)
+    for values in batch.features.values():
+        good &= np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if good.all():
+        return batch
+    bad = [ref for ref, keep in zip(batch.refs, good, strict=True) if not keep]
+    reason = "the network gave features that are not finite numbers"
+    return FeatureBatch(
+        refs=_where(batch.refs, good),
+        contents=_where(batch.contents, good),
+        features={name: values[good] for name, values in batch.features.items()},
+        rejected=(*batch.rejected, *(Rejected(ref, reason) for ref in bad)),
+    )
+
+
+def _where(items: tuple[Any, ...], keep: Any) -> tuple[Any, ...]:
+    return tuple(item for item, wanted in zip(items, keep, strict=True) if wanted)

@@ -1,0 +1,253 @@
+"""extract -> reduce -> index: the one place where the rooms are wired together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from streamer.backbones import Output
+from streamer.config import Config, format_bytes
+from streamer.errors import ConfigError, ExitCode, IndexMissingError, Interrupted, StreamerError
+from streamer.extraction import Extractor, ExtractSettings, Network
+from streamer.files import replace_text
+from streamer.images.sources import FolderSource
+from streamer.index import annoy_installed, current_generation, require_annoy
+from streamer.indexing import IndexBuilder, IndexSettings
+from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
+from streamer.records import Progress
+from streamer.report import Report
+from streamer.store import Store, StoreLock, StoreWriter, find_changes
+
+__all__ = ["run"]
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+STAGES = ("extract", "reduce", "index")
+
+
+def run(
+    config: Config,
+    stages: Sequence[str] = STAGES,
+    *,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Bring a store up to date with its source.
+
+    Parameters
+    ----------
+    config : Config
+    stages : sequence of {"extract", "reduce", "index"}
+        Which to run. With all three, PCA and index are made anew only when the images or their settings have changed;
+        a stage asked for by itself is always done.
+    progress : callable, optional
+        Called with ``(stage, done, total)``.
+    should_stop : callable, optional
+        Asked after each batch; True ends the run cleanly.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ConfigError, WeightsError, EngineUnavailableError
+        What is asked for cannot be done here.
+    BudgetTooSmallError
+        It cannot be done within the memory budget; nothing was started.
+    StoreMissingError
+        There is no store, and "extract" is not among the stages.
+    StoreLockedError
+        Another run is writing to this store.
+    Interrupted
+        `should_stop` said so. Everything extracted is committed.
+    """
+    job = _Job(config, progress or (lambda stage, done, total: None), should_stop)
+    if "extract" not in stages:
+        Store(config.store).close()  # says so when there is none
+    with Extractor(_network(config), _settings(config, job.budget)) as extractor:
+        job.check_plan(stages, extractor)
+        with StoreLock(config.store), MemoryWatch(job.budget) as watch:
+            return job.run(stages, extractor, watch)
+
+
+class _Job:
+    def __init__(self, config: Config, progress: Progress, should_stop: Callable[[], bool]) -> None:
+        self.config = config
+        self.progress = progress
+        self.should_stop = should_stop
+        self.budget = budget_bytes(config.memory.budget)
+        self.report = Report(store=str(config.store), memory_budget_bytes=self.budget)
+        if config.index.kind == "annoy":
+            require_annoy()
+        self.index = IndexSettings(
+            kind=config.index.kind or ("annoy" if annoy_installed() else "exact"),
+            components=config.reduce.components,
+            whiten=config.reduce.whiten,
+            trees=config.index.trees,
+            seed=config.index.seed,
+            candidates=config.search.candidates,
+            recall=config.search.recall,
+        )
+
+    def check_plan(self, stages: Sequence[str], extractor: Extractor) -> None:
+        """Refuse now what would run out of memory hours later, or never be right."""
+        held = resident_bytes()
+        if "extract" in stages:
+            self._source()
+            held += extractor.kept_bytes
+        if "reduce" in stages and self.index.kind == "annoy":
+            self.index.block_rows(self.budget, extractor.network.spec().outputs, held)
+
+    def run(self, stages: Sequence[str], extractor: Extractor, watch: MemoryWatch) -> Report:
+        began = time.monotonic()
+        with self._writer(extractor, extractor.limits if "extract" in stages else "") as writer:
+            number = writer.catalog.begin_run("run" if len(stages) > 1 else stages[0], os.getpid())
+            try:
+                self._stages(stages, writer, extractor, watch)
+            except BaseException as error:
+                writer.catalog.end_run(number, _exit_code(error), str(error) or type(error).__name__)
+                raise
+            self.report.seconds["total"] = round(time.monotonic() - began, 3)
+            self.report.peak_rss_bytes = watch.sample()
+            self._keep_report()
+            writer.catalog.end_run(number, self.report.exit_code, "")
+        return self.report
+
+    def _stages(self, stages: Sequence[str], writer: StoreWriter, extractor: Extractor, watch: MemoryWatch) -> None:
+        writer.catalog.set_settings({"search": self.config.search.model_dump(), "extract": asdict(extractor.settings)})
+        self.report.engine, self.report.device = extractor.engine_name, extractor.device
+        alone = len(stages) == 1
+        if "extract" in stages:
+            self._timed("extract", lambda: self._extract(writer, extractor, watch))
+        with Store(self.config.store) as store:
+            self.report.images["failed"] = store.catalog.count("failures")
+            try:
+                current = current_generation(store.path / "index")
+            except IndexMissingError as error:
+                _LOG.warning("the index is damaged and will be made anew: %s", error)
+                current = None
+            builder = IndexBuilder(store, self.index, self.budget, self.progress, self.should_stop)
+            if not alone and builder.is_current(current):
+                _LOG.info("the index is up to date")
+            elif len(store) == 0:
+                if alone and "extract" not in stages:
+                    raise StreamerError(f"{self.config.store}: holds no images; run 'streamer extract' first")
+                _LOG.warning("there are no images to index")
+            else:
+                if "reduce" in stages and self.index.kind == "annoy":
+                    self._timed("reduce", builder.reduce)
+                if "index" in stages:
+                    current = self._timed("index", builder.build)
+            self.report.generation = current.number if current else 0
+
+    def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
+        began = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.report.seconds[stage] = round(time.monotonic() - began, 3)
+
+    def _writer(self, extractor: Extractor, limits: str) -> StoreWriter:
+        return StoreWriter(
+            self.config.store,
+            extractor.network.spec(),
+            engine=extractor.engine_name,
+            limits=limits,
+            commit_seconds=self.config.run.commit_seconds,
+            commit_bytes=self.config.run.commit_size,
+        )
+
+    # -- extract ------------------------------------------------------------------------------------------------------
+
+    def _extract(self, writer: StoreWriter, extractor: Extractor, watch: MemoryWatch) -> None:
+        began = time.monotonic()
+        changes = find_changes(self._source(), writer.catalog, extractor.limits)
+        images = self.report.images
+        try:
+            images |= {"seen": changes.seen, "unchanged": changes.unchanged, "removed": len(changes.removed)}
+            if changes.seen == 0 and changes.removed:
+                # A disk that is not mounted looks like an empty folder.
+                raise StreamerError(
+                    f"{self.config.source.folder}: holds no images at all, but the store holds {len(changes.removed)}: "
+                    "nothing was changed. Is the disk mounted? If the images are really gone, delete "
+                    f"{self.config.store}"
+                )
+            writer.apply(changes)
+            _LOG.info(
+                "%d images: %d to extract, %d unchanged, %d removed, %d that failed before",
+                *(changes.seen, changes.pending_count, changes.unchanged, len(changes.removed), changes.known_bad),
+            )
+            done = 0
+            if changes.pending_count:
+                _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.plan)
+                with contextlib.closing(extractor.features(changes.pending(), watch)) as batches:
+                    for batch in batches:
+                        writer.append(batch)
+                        done += len(batch.refs) + len(batch.rejected)
+                        self.progress("extract", done, changes.pending_count)
+                        if self.should_stop():
+                            break
+            self.report.engine, self.report.device = extractor.engine_name, extractor.device
+            extractor.close()
+            give_back_memory()
+            writer.commit()
+            writer.publish_view()
+        finally:
+            changes.close()
+            images |= {"added": writer.added, "updated": writer.updated}
+        self.report.images_per_second = round((writer.added + writer.updated) / (time.monotonic() - began), 3)
+        if self.should_stop():
+            raise Interrupted(
+                f"stopped after {done} of {changes.pending_count} images; all of them are committed, "
+                "the next run goes on from there"
+            )
+
+    def _source(self) -> FolderSource:
+        folder, exclude = self.config.source.folder, list(self.config.source.exclude)
+        if self.config.store.is_relative_to(folder):
+            inner = self.config.store.relative_to(folder).as_posix()
+            if inner == ".":
+                raise ConfigError(f"store: {folder} is the source folder itself; give the store a folder of its own")
+            exclude.append(f"{inner}/**")
+        try:
+            return FolderSource(folder, exclude)
+        except ValueError as error:
+            raise ConfigError(f"source.exclude: {error}") from None
+
+    def _keep_report(self) -> None:
+        name = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ.json")
+        replace_text(self.config.store / "reports" / name, json.dumps(self.report.to_dict(), indent=1) + "\n")
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, StreamerError):
+        return error.exit_code
+    return ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED
+
+
+def _network(config: Config) -> Network:
+    choice = config.backbone
+    outputs = None if choice.outputs is None else [Output(each.layer, each.pooling) for each in choice.outputs]
+    size = None if choice.input_size is None else (choice.input_size, choice.input_size)
+    return Network.choose(choice.name, outputs, size, choice.weights, choice.seed, config.precision, download=True)
+
+
+def _settings(config: Config, budget: int) -> ExtractSettings:
+    return ExtractSettings(
+        engine=config.engine,
+        device=config.device,
+        budget_bytes=budget,
+        gpu_fraction=config.memory.gpu_fraction,
+        threads=config.run.threads,
+        max_pixels=config.images.max_pixels,
+        max_file_bytes=config.images.max_file,
+    )

@@ -1,0 +1,118 @@
+"""What people look at: the report of a run, contact sheets, and what a store says of itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from streamer.errors import ExitCode
+from streamer.index import current_generation
+from streamer.records import Hit
+from streamer.store import Store
+
+if TYPE_CHECKING:
+    from streamer.images.canvas import Canvas
+
+__all__ = ["Report", "contact_sheet", "store_info"]
+
+_SIDE = 144
+_GAP = 8
+_CAPTION = 34
+_TEXT = 12
+_INK, _FAINT, _PAPER, _ACCENT = (24, 24, 27), (113, 113, 122), (255, 255, 255), (37, 99, 235)
+
+
+_COUNTS = ("seen", "added", "updated", "moved", "removed", "unchanged", "failed")
+_TIMES = ("total", "extract", "reduce", "index")
+
+
+@dataclass
+class Report:
+    """What a run did. `to_dict` gives the form that ``--json`` prints and the store keeps."""
+
+    store: str
+    memory_budget_bytes: int
+    images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_TIMES, 0.0))
+    images_per_second: float = 0.0
+    peak_rss_bytes: int = 0
+    engine: str = ""
+    device: str = ""
+    generation: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when there are images that could not be read."""
+        return ExitCode.SOME_UNREADABLE if self.images["failed"] else ExitCode.DONE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, in the documented order of keys."""
+        data = asdict(self)
+        order = ("images", "seconds", "images_per_second", "peak_rss_bytes", "memory_budget_bytes")
+        return {name: data[name] for name in (*order, "engine", "device", "store", "generation")}
+
+
+class _Answer(Protocol):
+    @property
+    def query(self) -> str: ...
+    @property
+    def hits(self) -> list[Hit]: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+def contact_sheet(results: Sequence[_Answer], target: Path) -> None:
+    """Draw one row for each query: the query, then its hits, best first, with scores and labels.
+
+    Parameters
+    ----------
+    results : sequence of QueryResult
+    target : Path
+        A PNG file.
+    """
+    from streamer.images.canvas import Canvas, thumbnail  # a run draws nothing and does without Pillow's fonts
+
+    columns = 1 + max((len(result.hits) for result in results), default=0)
+    cell_width, cell_height = _SIDE + _GAP, _SIDE + _CAPTION + _GAP
+    canvas = Canvas(2 * _GAP + columns * cell_width + _GAP, _GAP + len(results) * cell_height, _PAPER)
+    for row, result in enumerate(results):
+        y = _GAP + row * cell_height
+        canvas.rectangle(_GAP - 3, y - 3, _SIDE + 6, _SIDE + 6, fill=_ACCENT)
+        canvas.paste(thumbnail(result.query, _SIDE), _GAP, y)
+        _caption(canvas, _GAP, y, "query", Path(result.query).name)
+        if result.error is not None:
+            canvas.text(2 * _GAP + cell_width, y, f"cannot be read: {result.error}", size=_TEXT, colour=_INK)
+        for place, hit in enumerate(result.hits, start=1):
+            x = 2 * _GAP + place * cell_width
+            canvas.paste(thumbnail(hit.path, _SIDE), x, y)
+            _caption(canvas, x, y, f"{hit.score:.4f}", hit.label or Path(hit.key).name)
+    canvas.save(target)
+
+
+def _caption(canvas: Canvas, x: int, y: int, first: str, second: str) -> None:
+    canvas.text(x, y + _SIDE + 2, first, size=_TEXT, colour=_INK, max_width=_SIDE)
+    canvas.text(x, y + _SIDE + 17, second, size=_TEXT, colour=_FAINT, max_width=_SIDE)
+
+
+def store_info(store: Store) -> dict[str, Any]:
+    """What a store holds, its published index and its last run: the object that ``streamer info --json`` prints."""
+    data = store.info()
+    generation = current_generation(store.path / "index")
+    data["generation"] = generation.number if generation else 0
+    data["index"] = None
+    if generation:
+        manifest = generation.manifest
+        data["index"] = {"kind": manifest.kind, "rows": manifest.rows, "recall_at_10": manifest.recall_at_10}
+    last = store.catalog.last_run()
+    data["last_run"] = None
+    if last:
+        data["last_run"] = {
+            "command": last.command,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last.started)),
+            "exit_code": last.exit_code,
+            "message": last.message,
+        }
+    return data

@@ -1,0 +1,235 @@
+"""A query's way through the rooms: image -> features -> hits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.config import Search
+from streamer.errors import FingerprintMismatchError, IndexMissingError
+from streamer.extraction import Extractor, ExtractSettings, Network
+from streamer.index import Generation, current_generation
+from streamer.records import Hit, ImageRef
+from streamer.retrieval import ApproximateIndex, nearest_approximate, nearest_exact
+from streamer.store import Store
+
+__all__ = ["QueryResult", "Searcher"]
+
+
+@dataclass(frozen=True)
+class QueryResult:
+    """The answer to one query.
+
+    Attributes
+    ----------
+    query : str
+        The image's path, as it was given.
+    seconds : float
+        From the file to the hits. Images that are searched together share their time evenly.
+    hits : list of Hit
+        Best first. Empty when the query could not be read.
+    error : str or None
+        Why it could not be read.
+    """
+
+    query: str
+    seconds: float
+    hits: list[Hit]
+    error: str | None = None
+
+
+class Searcher:
+    """Search a store by image. Opens the published index generation; the network is loaded with the first query.
+
+    Parameters
+    ----------
+    path : path-like
+        The store's folder.
+    device : {"auto", "cpu", "gpu"}, optional
+        By default, as the last run over the store was configured.
+
+    Raises
+    ------
+    StoreMissingError, StoreCorruptError
+        If there is no readable store.
+    IndexMissingError
+        If its index is damaged.
+
+    Examples
+    --------
+    >>> with Searcher("photos.store") as searcher:                       # doctest: +SKIP
+    ...     for hit in searcher.search(["cat.jpg"], k=5)[0].hits:
+    ...         print(hit.rank, hit.key, hit.score)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str | None = None) -> None:
+        self.store = Store(path)
+        self._extractor: Extractor | None = None
+        self._index: ApproximateIndex | None = None
+        try:
+            settings = self.store.catalog.settings()
+            self.defaults = Search(**settings.get("search", {}))
+            self._extract_settings = ExtractSettings(**settings["extract"]) if "extract" in settings else None
+            self._device = device
+            self.generation: Generation | None = current_generation(self.store.path / "index")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Searcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release network, index and store."""
+        if self._extractor is not None:
+            self._extractor.close()
+        if self._index is not None:
+            self._index.close()
+        self.store.close()
+
+    def search(
+        self,
+        images: Sequence[str | os.PathLike[str]],
+        k: int | None = None,
+        *,
+        candidates: int | None = None,
+        exact: bool = False,
+    ) -> list[QueryResult]:
+        """Find the images most like each query.
+
+        Parameters
+        ----------
+        images : sequence of path-like
+            Image files.
+        k : int, optional
+            Hits wanted.
+        candidates : int, optional
+            How many the index proposes for the ranking.
+        exact : bool
+            Rank every image of the store instead of the index's candidates.
+
+        Returns
+        -------
+        list of QueryResult
+            In the order of `images`. A query that cannot be read has no hits and says why.
+        """
+        began = time.perf_counter()
+        paths = [os.fspath(image) for image in images]
+        found: dict[int, NDArray[np.float32]] = {}
+        errors: dict[int, str] = {}
+        for number, features, error in self._query_features(paths):
+            if error is None:
+                found[number] = features
+            else:
+                errors[number] = error
+        numbers = sorted(found)
+        hits = dict(zip(numbers, self.nearest([found[n] for n in numbers], k, candidates, exact=exact), strict=True))
+        seconds = round((time.perf_counter() - began) / max(1, len(paths)), 4)
+        return [
+            QueryResult(path, seconds, hits.get(number, []), errors.get(number)) for number, path in enumerate(paths)
+        ]
+
+    def nearest(
+        self,
+        queries: Sequence[NDArray[np.float32]],
+        k: int | None = None,
+        candidates: int | None = None,
+        *,
+        exact: bool = False,
+    ) -> list[list[Hit]]:
+        """Find the images whose features are nearest to each query's.
+
+        Parameters
+        ----------
+        queries : sequence of ndarray of shape (d,), float32
+            Features of the indexed output, flattened.
+        k, candidates, exact
+            As in `search`.
+
+        Returns
+        -------
+        list of list of Hit
+        """
+        if not queries:
+            return []
+        wanted = k or self.defaults.k
+        if exact:
+            return nearest_exact(self.store, np.stack(queries), wanted)
+        if self.generation is None:
+            raise IndexMissingError(
+                f"{self.store.path}: there is no index yet; run 'streamer index CONFIG', or search with --exact"
+            )
+        measured = self.generation.manifest
+        if measured.kind == "exact":
+            return nearest_exact(self.store, np.stack(queries), wanted)
+        index = self._open_index(self.generation)
+        proposals = candidates or self.defaults.candidates
+        effort = max(1, measured.search_k * proposals // max(1, measured.candidates))
+        return [
+            nearest_approximate(
+                self.store,
+                index,
+                query,
+                wanted,
+                candidates=proposals,
+                search_k=effort,
+                rerank=self.defaults.rerank,
+            )
+            for query in queries
+        ]
+
+    def _open_index(self, generation: Generation) -> ApproximateIndex:
+        if self._index is None:
+            self._index = ApproximateIndex(generation.reducer_path, generation.annoy_path, generation.ids())
+        return self._index
+
+    def _query_features(self, paths: Sequence[str]) -> Iterator[tuple[int, Any, str | None]]:
+        """``(number of the query, features or None, reason or None)`` for each."""
+        output = self.store.spec.indexed
+        refs = (_query_ref(number, path) for number, path in enumerate(paths))
+        for batch in self._network(len(paths)).features(refs):
+            rows = batch.features.get(output)
+            for place, ref in enumerate(batch.refs):
+                assert rows is not None
+                yield int(ref.key), rows[place].reshape(-1), None
+            for each in batch.rejected:
+                yield int(each.ref.key), None, each.reason
+
+    def _network(self, n_queries: int) -> Extractor:
+        if self._extractor is None:
+            if self._extract_settings is None:
+                raise IndexMissingError(f"{self.store.path}: holds no features yet; run 'streamer run CONFIG'")
+            settings = self._extract_settings
+            if self._device is not None:
+                settings = ExtractSettings(**{**vars(settings), "device": self._device})
+            network = Network.of_store(self.store.spec)
+            differences = network.spec().differences(self.store.spec)
+            if differences:
+                raise FingerprintMismatchError(
+                    f"{self.store.path}: queries would get other features than the store holds: "
+                    f"{'; '.join(differences)}. Bring back what the store was made with, or extract into a new store"
+                )
+            self._extractor = Extractor(network, settings, max_batch=max(1, n_queries))
+        return self._extractor
+
+
+def _query_ref(number: int, path: str) -> ImageRef:
+    """A query travels under its number; a file that is not there is found out when it is decoded."""
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError):
+        return ImageRef(str(number), path, 0, 0, "")
+    return ImageRef(str(number), path, state.st_size, state.st_mtime_ns, "")
