@@ -1,0 +1,108 @@
+"""The benchmark scripts run, and their figures are of what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamer.engines import Engine
+from streamer.images import FolderSource
+from streamer.records import ImageRef
+from tests.images.hostile import photo
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+@pytest.fixture
+def bench_gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import bench_gpu
+
+    return bench_gpu
+
+
+@pytest.fixture
+def refs(tmp_path: Path) -> list[ImageRef]:
+    for number in range(3):
+        photo(40, 30, number).save(tmp_path / f"{number}.jpg")
+    return [ref for ref in FolderSource(tmp_path) if isinstance(ref, ImageRef)]
+
+
+class _Slow(Engine):
+    """The mean colour, at a known rate: 100 images a second."""
+
+    name, device, batch_size, input_size = "slow", "cpu", 4, (8, 8)
+    outputs = {"mean": (3,)}  # noqa: RUF012
+
+    def _extract(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        time.sleep(0.01 * len(pixels))
+        return {"mean": pixels.mean(axis=(1, 2), dtype=np.float32)}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_rates_are_those_of_the_network(bench_gpu: ModuleType, refs: list[ImageRef], device: str) -> None:
+    engine = _Slow()
+    engine.device = device
+    assert 50 < bench_gpu.network_alone(engine, 20) < 105
+    assert 50 < bench_gpu.whole(engine, refs, 20, 2, 0) < 105
+    assert 50 < bench_gpu.whole(engine, refs, 20, 0, 1) < 105
+
+
+def test_the_lowest_cosine_is_that_of_the_worst_row(bench_gpu: ModuleType, refs: list[ImageRef]) -> None:
+    features = bench_gpu.features_of(_Slow(), refs)
+    assert features.shape == (3, 3)
+    assert bench_gpu.lowest_cosine(features, 2 * features) == pytest.approx(1)
+    turned = features.copy()
+    turned[1] = [-features[1, 1], features[1, 0], 0]
+    assert bench_gpu.lowest_cosine(features, turned) == pytest.approx(0, abs=1e-9)
+
+
+def test_bench_gpu_writes_its_table(
+    bench_gpu: ModuleType,
+    tmp_path: Path,
+    refs: list[ImageRef],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "none")
+    monkeypatch.setattr(bench_gpu, "keras_engine", lambda *_: _Slow())
+    monkeypatch.setattr(bench_gpu, "cpu_rate_in_a_process", lambda *_: {"engine": "slow", "images_per_second": 10.0})
+    options = ["--device", "cpu", "--images", "12", "--batch", "4", "--processes", "1", "--threads", "2"]
+    command = ["bench_gpu", "--photos", str(Path(refs[0].path).parent), *options, "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    bench_gpu.main()
+    (written,) = (tmp_path / "out").iterdir()
+    data: dict[str, Any] = json.loads(written.read_text(encoding="utf-8"))
+    assert [(row["dtype"], row["decoding_by"]) for row in data["rows"]] == [
+        (dtype, way) for dtype in ("float32", "bfloat16") for way in ("threads", "processes")
+    ]
+    for row in data["rows"]:
+        assert row["bound_by"] == "network"
+        assert row["of_bound"] == pytest.approx(1, abs=0.4)
+        assert row["lowest_cosine"] == 1
+    assert data["cpu"]["speed_ratio"] == pytest.approx(10, abs=5)
+    assert "bound by" in capsys.readouterr().out
+
+
+def test_bench_decode_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPTS / "bench_decode.py"), "--workers", "1", "--images", "40", "--rounds", "1"]
+    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "bench_decode.json").read_text(encoding="utf-8"))
+    assert [(row["by"], row["workers"]) for row in data["rows"]] == [("threads", 1), ("processes", 1)]
+    for row in data["rows"]:
+        assert row["small_images_per_second"] > 2 * row["large_images_per_second"] > 0
+        assert 0 < row["large_to_small"] < 0.5
+    assert data["large_ms"]["decode_file"] > data["large_ms"]["entropy decoding (1/8)"] > data["large_ms"]["resize"]
+    assert "large/small" in done.stdout
