@@ -17,21 +17,21 @@ __all__ = ["ncnn_cost", "ncnn_modes"]
 _MIB = 2**20
 _FLOAT_BYTES = 4
 
-# Peak resident size in MiB, ncnn 20261020, 2 cores (AVX2), Linux; less the 48 of Python, numpy and this package's own
+# Peak resident size in MiB, ncnn 20261020, 2 cores (AVX-512), Linux; less the 47 of Python, numpy and this package's own
 # imports, which EngineCost leaves out. In brackets what ncnn_cost makes of it.
 #
-#                        f43         f43_f23        lean         plain
-#   workers            1     2      1     2      1     2      1     2
-#   vgg16 block5_pool  247   318    196   270    160   220    102   135
-#                     (258) (332)  (208) (282)  (160) (211)  (106) (136)
-#   resnet50           172   209    172   204    144   177    140   145
-#                     (178) (208)  (173) (203)  (142) (172)  (139) (169)
-#   inception_v3       186   231    186   232    146   187    117   140
-#                     (195) (272)  (195) (272)  (155) (201)  (132) (160)
-#   vgg16 fc2          702   773                 616
-#                     (714) (788)               (616)
-#     mixed precision  474   544                 388
-#                     (486) (560)               (388)
+#                        f43         f43_f23        lean         leaner        plain
+#   workers            1     2      1     2      1     2      1     2      1     2
+#   vgg16 block5_pool  242   313    193   264    172   243    154   224    102   133
+#                     (258) (332)  (208) (282)  (187) (261)  (169) (243)  (106) (136)
+#   resnet50           179   196    172   193    142   162    139   160    140   145
+#                     (178) (208)  (173) (203)  (142) (172)  (140) (170)  (139) (169)
+#   inception_v3       177   245    177   245    168   236    168   238    112   132
+#                     (195) (272)  (195) (272)  (186) (263)  (186) (263)  (132) (160)
+#   vgg16 fc2          699   768                              611   680
+#                     (714) (788)                            (625) (699)
+#     mixed precision  474   544
+#                     (486) (560)
 #
 # The fit: ncnn itself; the weights, as many times as the convolution's method keeps them; and for each worker its pools
 # of memory, which keep what they have: a layer that wants more than any before it adds a block.
@@ -44,7 +44,7 @@ _THREAD_BYTES = 5 * _MIB
 _COPIES_OF_WEIGHTS = {"f43": 4.0, "f23": 16 / 9, "product": 1.0, "direct": 1.0}
 
 # Images per second relative to f43, VGG16 without its top.
-_SPEED = {"f43": 1.0, "f43_f23": 0.87, "lean": 0.5, "plain": 0.25}
+_SPEED = {"f43": 1.0, "f43_f23": 0.87, "lean": 0.74, "leaner": 0.6, "plain": 0.22}
 # How much each further thread of a worker slows them all: one worker with two threads gave 0.93 of two with one each.
 _SHARING = 0.07
 

@@ -44,7 +44,7 @@ class NcnnEngine(Engine):
         In pixels; without it, the backbone's default.
     threads : int, optional
         In all; without it, one a core.
-    mode : {"f43", "f43_f23", "lean", "plain"}
+    mode : {"f43", "f43_f23", "lean", "leaner", "plain"}
         From the fastest to the one that takes the least memory; see `NcnnMode`.
     workers : int, optional
         Images computed at the same time; the threads are shared out among them. Two workers with one thread each are as

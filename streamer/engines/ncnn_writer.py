@@ -179,7 +179,8 @@ class PartWriter:
         return {0: node.channels, 1: width, 11: height, 3: node.stride, 5: 1, 6: size, 9: relu}
 
     def _conv_mask(self, node: Node) -> int:
-        return _NO_SGEMM | _NO_WINOGRAD if self.mode.method(node, self.shapes) == "direct" else 0
+        method = self.mode.method(node, self.shapes)
+        return (_NO_SGEMM if method == "direct" else 0) | (_NO_WINOGRAD if method in ("direct", "product") else 0)
 
     def _dense(self, node: Node) -> None:
         inputs = self.shapes[node.inputs[0]][0]

@@ -42,6 +42,7 @@ with NcnnEngine(backbone, outputs, weights, **options) as engine:
         ("vgg16", "block5_pool", "f43", 2),
         ("vgg16", "block5_pool", "f43_f23", 1),
         ("vgg16", "block5_pool", "lean", 1),
+        ("vgg16", "block5_pool", "leaner", 1),
         ("vgg16", "block5_pool", "plain", 1),
         ("resnet50", "conv5_block3_out", "f43", 2),
         ("inception_v3", "mixed10", "f43", 1),

@@ -77,7 +77,7 @@ def test_full_size_agrees_with_keras(name: str, layers: list[str], mode: str, pr
             assert_close(found, expected, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["f43", "lean"])
+@pytest.mark.parametrize("mode", ["f43", "leaner"])
 @pytest.mark.parametrize("name", ["odd", "vgg16", "resnet50"])
 def test_a_layer_alone_is_the_layer_among_others(name: str, mode: str) -> None:
     """What is fused, cut and split depends on which outputs are wanted; values do not."""

@@ -12,6 +12,7 @@ import pytest
 from streamer.backbones import Output, get_backbone
 from streamer.engines import choose_engine, engine_modes, open_engine, registry
 from streamer.engines.ncnn_engine import NcnnEngine
+from streamer.engines.ncnn_modes import MODES
 from streamer.errors import ConfigError, EngineUnavailableError
 from tests.engines.ncnn_cases import ODD, DrawnWeights, pixels
 
@@ -52,9 +53,9 @@ def test_modes_are_listed_fastest_first() -> None:
     modes = engine_modes("auto", get_backbone("vgg16"), [Output("block5_pool")], threads=2)
     assert [(mode.name, mode.workers) for mode in modes] == [
         *(("f43", 2), ("f43", 1), ("f43_f23", 2), ("f43_f23", 1)),
-        *(("lean", 2), ("lean", 1), ("plain", 2), ("plain", 1)),
+        *(("lean", 2), ("lean", 1), ("leaner", 2), ("leaner", 1), ("plain", 2), ("plain", 1)),
     ]
-    for name in ("f43", "lean", "plain"):
+    for name in MODES:
         two, one = (mode.cost.base_bytes for mode in modes if mode.name == name)
         assert two > one
     alone = [mode.cost.base_bytes for mode in modes if mode.workers == 1]
