@@ -205,6 +205,13 @@ class Extractor:
         )
 
     @property
+    def summary(self) -> str:
+        """The engine, its mode and the plan, in a line for people."""
+        mode = self._modes[self.plan.engine]
+        workers = f" on {mode.workers} workers" if mode.workers > 1 else ""
+        return f"{self.engine_name} ({mode.name}){workers}, {self.device}; {self.plan}"
+
+    @property
     def kept_bytes(self) -> int:
         """What the engine leaves behind in the process when it has been closed."""
         return self._modes[self.plan.engine].cost.kept_bytes

@@ -188,7 +188,7 @@ class _Job:
             )
             done = 0
             if changes.pending_count:
-                _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.plan)
+                _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.summary)
                 with contextlib.closing(extractor.features(changes.pending(), watch)) as batches:
                     for batch in batches:
                         writer.append(batch)

@@ -41,7 +41,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
             "source": {"folder": str(folder)},
             "backbone": {"name": "vgg16", "weights": "random", "input_size": 32},
             # The budget counts the whole process, and that of the tests may hold TensorFlow from another test.
-            "memory": {"budget": "4GiB"},
+            "memory": {"budget": "8GiB"},
         }
         path.write_text(yaml.safe_dump(settings), encoding="utf-8")
         return load_config(path, overrides)

@@ -17,8 +17,8 @@ __all__ = ["ncnn_cost", "ncnn_modes"]
 _MIB = 2**20
 _FLOAT_BYTES = 4
 
-# Peak resident size in MiB, ncnn 20261020, 2 cores (AVX-512), Linux; less the 47 of Python, numpy and this package's own
-# imports, which EngineCost leaves out. In brackets what ncnn_cost makes of it.
+# Peak resident size in MiB, ncnn 20261020, 2 cores (AVX-512), Linux; less the 47 of Python, numpy and this package's
+# own imports, which EngineCost leaves out. In brackets what ncnn_cost makes of it.
 #
 #                        f43         f43_f23        lean         leaner        plain
 #   workers            1     2      1     2      1     2      1     2      1     2

@@ -197,7 +197,7 @@ def test_exact_kind_needs_no_annoy_and_no_pca(make_config: Make, pictures: Path)
 def test_hostile_files_do_no_harm_and_are_named(
     make_config: Make, library: Path, no_engine: Callable[[], None]
 ) -> None:
-    config = make_config(library, "images.max_file=64MiB", "memory.budget=2GiB")
+    config = make_config(library, "images.max_file=64MiB")
     run(config)
     good = features_by_key(config.store)
     expected = write_hostile_files(library / "hostile")
