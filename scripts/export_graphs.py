@@ -1,4 +1,4 @@
-"""Write ``streamer/backbones/graphs/*.txt`` from Keras' own models: ``python scripts/export_graphs.py``.
+"""Write ``streamer/backbones/graphs/*.txt`` from Keras models: ``python scripts/export_graphs.py``.
 
 Needs the `keras` extra; no weights are loaded. tests/backbones/test_graph.py runs it and compares.
 """
@@ -6,6 +6,9 @@ Needs the `keras` extra; no weights are loaded. tests/backbones/test_graph.py ru
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import keras
@@ -14,16 +17,42 @@ from streamer.backbones.graph import Graph, Node
 from streamer.backbones.graph_text import GRAPHS, graph_text
 
 APPLICATIONS = {"vgg16": "VGG16", "resnet50": "ResNet50", "inception_v3": "InceptionV3"}
+COMPACT_WIDTH = Fraction(3, 8)
+
+
+def application(name: str) -> Any:
+    """Build one of Keras' own networks, top included, without weights."""
+    return getattr(keras.applications, APPLICATIONS[name])(weights=None)
+
+
+def compact_vgg16() -> Any:
+    """Build VGG16 without its top, every convolution at `COMPACT_WIDTH` of its channels."""
+    whole = keras.applications.VGG16(weights=None, include_top=False)
+
+    def narrowed(layer: Any) -> Any:
+        config = layer.get_config()
+        if "filters" in config:
+            width = config["filters"] * COMPACT_WIDTH
+            assert width.denominator == 1
+            config["filters"] = int(width)
+        return type(layer).from_config(config)
+
+    return keras.models.clone_model(whole, clone_function=narrowed)
+
+
+MODELS: dict[str, tuple[str, Callable[[], Any]]] = {
+    **{name: (f"keras.applications.{each}", partial(application, name)) for name, each in APPLICATIONS.items()},
+    "vgg16_compact": (f"keras.applications.VGG16 at {COMPACT_WIDTH} of its width", compact_vgg16),
+}
+"""By backbone: what its network is, and what builds it."""
 
 
 def exported(name: str) -> str:
     """Return the text of one backbone's graph."""
     keras.utils.clear_session()  # the unnamed layers are numbered from nothing
-    model = getattr(keras.applications, APPLICATIONS[name])(weights=None)
-    nodes = tuple(_node(layer) for layer in model.layers)
-    return f"# keras.applications.{APPLICATIONS[name]}, by scripts/export_graphs.py: do not edit.\n" + graph_text(
-        Graph(nodes)
-    )
+    origin, build = MODELS[name]
+    nodes = tuple(_node(layer) for layer in build().layers)
+    return f"# {origin}, by scripts/export_graphs.py: do not edit.\n" + graph_text(Graph(nodes))
 
 
 def _node(layer: Any) -> Node:
@@ -86,7 +115,7 @@ def _square(strides: tuple[int, int]) -> int:
 def main() -> int:
     """Write every graph."""
     GRAPHS.mkdir(exist_ok=True)
-    for name in APPLICATIONS:
+    for name in MODELS:
         path = GRAPHS / f"{name}.txt"
         path.write_text(exported(name), encoding="utf-8", newline="\n")
         print(path)

@@ -77,8 +77,11 @@ def _path(value: object, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(Path(base) / _expanded(value)))
 
 
+_NAMED_WEIGHTS = ("auto", "imagenet", "bundled", "random")
+
+
 def _weights(value: object, info: ValidationInfo) -> str:
-    return str(value) if value in ("imagenet", "random") else str(_path(value, info))
+    return str(value) if value in _NAMED_WEIGHTS else str(_path(value, info))
 
 
 def _auto(value: object) -> object:
@@ -115,10 +118,14 @@ class Output(_Section):
 
 
 class BackboneChoice(_Section):
-    """Which network, which weights, which layers. Without `outputs`, the backbone's own default is taken."""
+    """Which network, which weights, which layers.
 
-    name: Literal["auto", "vgg16", "resnet50", "inception_v3"] = "auto"
-    weights: Annotated[str, BeforeValidator(_weights)] = "imagenet"
+    ``name: auto`` is what an existing store was made with; for a new one VGG16 if its ImageNet weights are on this
+    machine, else the compact VGG16. ``weights: auto`` are the backbone's own. Without `outputs`, its default is taken.
+    """
+
+    name: Literal["auto", "vgg16", "vgg16_compact", "resnet50", "inception_v3"] = "auto"
+    weights: Annotated[str, BeforeValidator(_weights)] = "auto"
     seed: int = Field(0, ge=0, description="of random weights")
     input_size: int | None = Field(None, ge=32, le=1024, description="side of the square fed to the network, pixels")
     outputs: Annotated[tuple[Output, ...], Field(strict=False, min_length=1)] | None = None
@@ -269,7 +276,7 @@ def _apply(data: dict[str, Any], origins: dict[tuple[str | int, ...], str], over
         value = yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not YAML") from None
-    if keys in _PATH_KEYS and isinstance(value, str) and value not in ("imagenet", "random"):
+    if keys in _PATH_KEYS and isinstance(value, str) and value not in _NAMED_WEIGHTS:
         try:
             value = str(Path.cwd() / _expanded(value))
         except ValueError as error:

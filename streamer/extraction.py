@@ -17,8 +17,8 @@ from streamer.backbones import (
     Output,
     RandomWeights,
     WeightsFile,
+    choose_backbone,
     feature_shape,
-    get_backbone,
     resolve_weights,
 )
 from streamer.engines import Engine, EngineMode, choose_device, choose_engine, engine_modes, forward, open_engine
@@ -33,7 +33,6 @@ __all__ = ["ExtractSettings", "Extractor", "Network"]
 
 _LOG = logging.getLogger(__name__)
 
-_AUTO_BACKBONE = "vgg16"
 # Larger batches made no engine faster on a CPU; a GPU wants enough work at once.
 _MAX_BATCH = {"cpu": 8, "gpu": 128}
 
@@ -50,7 +49,7 @@ class Network:
     input_size : tuple of int, (height, width)
     weights : WeightsFile or RandomWeights
     weights_source : str
-        As the user named them.
+        As the user named them; what was left open is settled.
     weights_seed : int
         Of random weights.
     precision : {"full", "mixed"}
@@ -82,12 +81,13 @@ class Network:
         Raises
         ------
         ConfigError
-            If a layer does not exist, or does not work at that size.
+            If a layer does not exist, or does not work at that size, or the backbone has no such weights.
         WeightsError
             If the weights are missing, damaged, or of another network.
         """
-        backbone = get_backbone(_AUTO_BACKBONE if name == "auto" else name)
-        chosen = tuple(outputs) if outputs is not None else (backbone.default_output,)
+        wanted = tuple(outputs or ())
+        backbone, weights_source = choose_backbone(name, weights_source, [output.layer for output in wanted])
+        chosen = wanted or (backbone.default_output,)
         size = input_size or backbone.default_input_size
         for output in chosen:
             feature_shape(backbone, output, size)

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from streamer.backbones import Output
 from streamer.config import Config, format_bytes
-from streamer.errors import ConfigError, ExitCode, IndexMissingError, Interrupted, StreamerError
+from streamer.errors import ConfigError, ExitCode, IndexMissingError, Interrupted, StoreMissingError, StreamerError
 from streamer.extraction import Extractor, ExtractSettings, Network
 from streamer.files import replace_text
 from streamer.images.sources import FolderSource
@@ -238,7 +238,14 @@ def _network(config: Config) -> Network:
     choice = config.backbone
     outputs = None if choice.outputs is None else [Output(each.layer, each.pooling) for each in choice.outputs]
     size = None if choice.input_size is None else (choice.input_size, choice.input_size)
-    return Network.choose(choice.name, outputs, size, choice.weights, choice.seed, config.precision, download=True)
+    name: str = choice.name
+    weights = choice.weights
+    left_open = name == weights == "auto"
+    if left_open:
+        # Weights that came to this machine since must not turn a library of photos away from its store.
+        with contextlib.suppress(StoreMissingError), Store(config.store) as store:
+            name, weights = store.spec.backbone, store.spec.weights
+    return Network.choose(name, outputs, size, weights, choice.seed, config.precision, download=not left_open)
 
 
 def _settings(config: Config, budget: int) -> ExtractSettings:

@@ -32,7 +32,7 @@ def test_two_lines_are_enough_and_paths_are_relative_to_the_file(tmp_path: Path)
     config = load_config(write(tmp_path, MINIMAL))
     assert config.store == tmp_path / "photos.store"
     assert config.source.folder == tmp_path / "photos"
-    assert (config.memory.budget, config.search.k, config.backbone.weights) == (2**30, 10, "imagenet")
+    assert (config.memory.budget, config.search.k, config.backbone.weights) == (2**30, 10, "auto")
 
 
 def test_home_and_environment_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

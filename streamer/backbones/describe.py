@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from streamer.backbones.fetch import imagenet_path
-from streamer.backbones.registry import BACKBONES
+from streamer.backbones.fetch import bundled_path, imagenet_path
+from streamer.backbones.registry import BACKBONES, Backbone
 
 __all__ = ["describe_backbones"]
 
@@ -18,19 +19,22 @@ def describe_backbones() -> list[dict[str, Any]]:
     list of dict
         ``weights`` maps the kind of file to its path, or to None where it is not on this machine.
     """
-    described = []
-    for backbone in BACKBONES.values():
-        files = {
-            "imagenet": imagenet_path(backbone.name, top=False),
-            "imagenet with top": imagenet_path(backbone.name, top=True),
+    return [
+        {
+            "name": backbone.name,
+            "input_size": list(backbone.default_input_size),
+            "default_output": backbone.default_output.name,
+            "layers": list(backbone.layers),
+            "weights": {kind: str(path) if path.is_file() else None for kind, path in _files(backbone).items()},
         }
-        described.append(
-            {
-                "name": backbone.name,
-                "input_size": list(backbone.default_input_size),
-                "default_output": backbone.default_output.name,
-                "layers": list(backbone.layers),
-                "weights": {kind: str(path) if path.is_file() else None for kind, path in files.items()},
-            }
-        )
-    return described
+        for backbone in BACKBONES.values()
+    ]
+
+
+def _files(backbone: Backbone) -> dict[str, Path]:
+    if backbone.pretrained == "bundled":
+        return {"bundled": bundled_path(backbone.name)}
+    return {
+        "imagenet": imagenet_path(backbone.name, top=False),
+        "imagenet with top": imagenet_path(backbone.name, top=True),
+    }

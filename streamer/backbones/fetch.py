@@ -1,4 +1,4 @@
-"""Keras' own ImageNet weights: where they lie on this machine, and how they get there."""
+"""Pretrained weights: where they lie on this machine, and how Keras' own ImageNet weights get there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from streamer.errors import WeightsError
+from streamer.backbones.registry import get_backbone
+from streamer.errors import ConfigError, WeightsError
 from streamer.files import published
 
-__all__ = ["KERAS_FILES", "KerasFile", "fetch_weights", "imagenet_path", "missing_weights", "models_folder"]
+__all__ = [
+    "KERAS_FILES",
+    "KerasFile",
+    "bundled_path",
+    "fetch_weights",
+    "imagenet_path",
+    "missing_weights",
+    "models_folder",
+]
 
 _log = logging.getLogger(__name__)
 
+_BUNDLED = Path(__file__).with_name("compact")
 _BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 _BLOCK_BYTES = 2**20
 _TIMEOUT_SECONDS = 60.0
@@ -81,7 +91,12 @@ def models_folder() -> Path:
 
 def imagenet_path(name: str, *, top: bool) -> Path:
     """Return where the ImageNet weights of a backbone lie, whether or not they are there."""
-    return models_folder() / _keras_file(name, top=top).name
+    return models_folder() / KERAS_FILES[name, top].name
+
+
+def bundled_path(name: str) -> Path:
+    """Return where the weights of a backbone lie that come with the package."""
+    return _BUNDLED / f"{name}.h5"
 
 
 def missing_weights(name: str, *, top: bool) -> WeightsError:
@@ -90,7 +105,7 @@ def missing_weights(name: str, *, top: bool) -> WeightsError:
     return WeightsError(
         f"the ImageNet weights of {name} are not on this machine: there is no {path}. "
         f"Run `{_command(name, top=top)}`; or, without a network here, download "
-        f"{_keras_file(name, top=top).url} elsewhere and put it in {path.parent}"
+        f"{KERAS_FILES[name, top].url} elsewhere and put it in {path.parent}"
     )
 
 
@@ -103,6 +118,8 @@ def fetch_weights(
     timeout_seconds: float = _TIMEOUT_SECONDS,
 ) -> Path:
     """Download Keras' ImageNet weights of a backbone, unless they are there already, and check their hash.
+
+    Weights that come with the package are named and left where they are.
 
     Parameters
     ----------
@@ -124,10 +141,18 @@ def fetch_weights(
 
     Raises
     ------
+    ConfigError
+        If there is no such backbone, or it has no fully connected layers and `top` asks for them.
     WeightsError
         If the file cannot be had, or is not the one that Keras published. Nothing is left behind.
     """
-    file = _keras_file(name, top=top)
+    backbone = get_backbone(name)
+    if top and not backbone.has_top:
+        raise ConfigError(f"{name} has no fully connected layers; leave --top out")
+    if backbone.pretrained == "bundled":
+        _log.info("the weights of %s are bundled: they came with the program, there is nothing to fetch", name)
+        return bundled_path(name)
+    file = KERAS_FILES[name, top]
     target = imagenet_path(name, top=top)
     if target.exists():
         if file_digest(target, "md5") == file.md5:
@@ -200,9 +225,3 @@ def _reason(error: Exception) -> str:
 
 def _command(name: str, *, top: bool) -> str:
     return f"streamer weights fetch {name}" + (" --top" if top else "")
-
-
-def _keras_file(name: str, *, top: bool) -> KerasFile:
-    if (name, top) not in KERAS_FILES:
-        raise WeightsError(f"Keras publishes no ImageNet weights for {name}; give weights: PATH, a Keras .h5 file")
-    return KERAS_FILES[name, top]

@@ -63,6 +63,8 @@ class Backbone:
         What is extracted when the user names nothing.
     build : callable
         Makes the network's graph.
+    pretrained : {"imagenet", "bundled"}
+        Its trained weights: ``imagenet`` ones are Keras' own and fetched; ``bundled`` ones come with the package.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Backbone:
     last_map: str
     default_output: Output
     build: Callable[[], Graph]
+    pretrained: Literal["imagenet", "bundled"] = "imagenet"
 
     @cached_property
     def graph(self) -> Graph:
@@ -82,6 +85,11 @@ class Backbone:
     @cached_property
     def _without_top(self) -> Graph:
         return self.graph.until({self.last_map})
+
+    @property
+    def has_top(self) -> bool:
+        """Whether there are layers behind `last_map`."""
+        return self.graph.nodes[-1].name != self.last_map
 
     def needs_top(self, layer: str) -> bool:
         """Say whether `layer` lies in the classifier, which works at the default input size only."""
@@ -151,7 +159,10 @@ def _refuse(problem: str, value: str, known: Iterable[str], shown: Iterable[str]
     raise ConfigError(f"{problem} {value!r}{hint}; known: {', '.join(shown)}")
 
 
-_VGG16_LAYERS = tuple(node.name for node in read_graph("vgg16").nodes if node.op != "input")
+def _all_layers(name: str) -> tuple[str, ...]:
+    return tuple(node.name for node in read_graph(name).nodes if node.op != "input")
+
+
 _RESNET50_LAYERS = (
     "conv1_relu",
     "pool1_pool",
@@ -169,10 +180,21 @@ BACKBONES: dict[str, Backbone] = {
             default_input_size=(224, 224),
             minimum_size=32,
             preprocessing="caffe",
-            layers=_VGG16_LAYERS,
+            layers=_all_layers("vgg16"),
             last_map="block5_pool",
             default_output=Output("block5_pool", "gem"),
             build=partial(read_graph, "vgg16"),
+        ),
+        Backbone(
+            name="vgg16_compact",
+            default_input_size=(80, 80),
+            minimum_size=32,
+            preprocessing="caffe",
+            layers=_all_layers("vgg16_compact"),
+            last_map="block5_pool",
+            default_output=Output("block5_pool", "gem"),
+            build=partial(read_graph, "vgg16_compact"),
+            pretrained="bundled",
         ),
         Backbone(
             name="resnet50",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from streamer.backbones import Backbone, Output, get_backbone
+from streamer.backbones import Backbone, Output, get_backbone, resolve_weights
 from streamer.engines import Engine, open_engine
 from streamer.engines.ncnn_engine import NcnnEngine
 from streamer.engines.ncnn_modes import MODES
@@ -75,6 +75,18 @@ def test_full_size_agrees_with_keras(name: str, layers: list[str], mode: str, pr
         assert_close({layers[0]: found[layers[0]]}, {layers[0]: expected[layers[0]]}, tolerance=1e-5)
         with pytest.raises(AssertionError):
             assert_close(found, expected, tolerance=1e-5)
+
+
+@needs_keras
+def test_the_bundled_network_agrees_with_keras() -> None:
+    backbone = get_backbone("vgg16_compact")
+    outputs, size = every_output(backbone, (80, 80), top=False), (80, 80)
+    weights = resolve_weights(backbone, "bundled", needs_top=False)
+    features = []
+    for engine in ("ncnn", "keras"):
+        with open_engine(engine, backbone, outputs, weights, batch_size=2, input_size=size) as opened:
+            features.append(opened.extract(pixels(2, size)))
+    assert_close(*features, tolerance=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["f43", "leaner"])
