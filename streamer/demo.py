@@ -64,8 +64,8 @@ class DemoOutcome:
                 f"    {streamer} search {store} {query} --sheet hits.png",
                 f"    {streamer} run {config}        (again: extracts nothing, as nothing has changed)",
                 f"    {streamer} info {store}",
-                f"    {streamer} weights fetch vgg16        (then in a copy of the config 'name: vgg16' and a new 'store:':",
-                "        the whole VGG16 finds more, at a twentieth of the speed)",
+                f"    {streamer} weights fetch vgg16        (the whole network: it finds more and takes longer;",
+                "        then 'name: vgg16' and a new 'store:' in a copy of the config)",
             )
         )
 
