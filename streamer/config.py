@@ -111,10 +111,11 @@ class Images(_Section):
 
 
 class Output(_Section):
-    """One kind of feature: a layer of the backbone and how its map becomes a vector."""
+    """One kind of feature: a layer of the backbone, how its map becomes a vector, and in how many cells a side."""
 
     layer: str
     pooling: Literal["none", "avg", "max", "gem"] = "none"
+    grid: int = Field(1, ge=1, le=16)
 
 
 class BackboneChoice(_Section):

@@ -98,7 +98,7 @@ class Network:
     @classmethod
     def of_store(cls, spec: FeatureSpec) -> Network:
         """The network that made a store's features, for its queries."""
-        outputs = [Output(*name.partition(":")[::2]) if ":" in name else Output(name) for name in spec.outputs]
+        outputs = [Output.from_name(name) for name in spec.outputs]
         return cls.choose(
             spec.backbone, outputs, spec.input_size, spec.weights, spec.weights_seed, spec.precision, download=False
         )

@@ -236,7 +236,9 @@ def _exit_code(error: BaseException) -> int:
 
 def _network(config: Config) -> Network:
     choice = config.backbone
-    outputs = None if choice.outputs is None else [Output(each.layer, each.pooling) for each in choice.outputs]
+    outputs = (
+        None if choice.outputs is None else [Output(each.layer, each.pooling, each.grid) for each in choice.outputs]
+    )
     size = None if choice.input_size is None else (choice.input_size, choice.input_size)
     name: str = choice.name
     weights = choice.weights

@@ -27,19 +27,32 @@ class Output:
         Name of the layer, as in Keras.
     pooling : {"none", "avg", "max", "gem"}
         Over height and width; see `streamer.engines.pooling`.
+    grid : int
+        The map is pooled in that many rows of as many cells, not as a whole: a vector that still knows where.
     """
 
     layer: str
     pooling: str = "none"
+    grid: int = 1
 
     def __post_init__(self) -> None:
         if self.pooling not in POOLINGS:
             raise ConfigError(f"unknown pooling {self.pooling!r}; take one of {', '.join(POOLINGS)}")
+        if self.grid < 1 or (self.grid > 1 and self.pooling == "none"):
+            raise ConfigError(f"a grid of {self.grid} makes no sense with pooling: {self.pooling}")
 
     @property
     def name(self) -> str:
-        """Name of these features in a store: ``"fc2"``, ``"block5_pool:gem"``."""
-        return self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+        """Name of these features in a store: ``"fc2"``, ``"block5_pool:gem"``, ``"block4_pool:gem:3x3"``."""
+        parts = [self.layer, *([self.pooling] if self.pooling != "none" else [])]
+        return ":".join([*parts, *([f"{self.grid}x{self.grid}"] if self.grid > 1 else [])])
+
+    @classmethod
+    def from_name(cls, name: str) -> Output:
+        """Return the output of that name."""
+        layer, _, pooling = name.partition(":")
+        pooling, _, grid = pooling.partition(":")
+        return cls(layer, pooling or "none", int(grid.partition("x")[0] or 1))
 
 
 @dataclass(frozen=True)
@@ -192,7 +205,7 @@ BACKBONES: dict[str, Backbone] = {
             preprocessing="caffe",
             layers=_all_layers("vgg16_compact"),
             last_map="block5_pool",
-            default_output=Output("block5_pool", "gem"),
+            default_output=Output("block4_pool", "gem", 3),
             build=partial(read_graph, "vgg16_compact"),
             pretrained="bundled",
         ),
@@ -247,12 +260,13 @@ def feature_shape(backbone: Backbone, output: Output, input_size: tuple[int, int
     Returns
     -------
     tuple of int
-        ``(channels,)`` if the output is pooled, else the shape of the layer.
+        ``(cells * channels,)`` if the output is pooled, else the shape of the layer.
 
     Raises
     ------
     ConfigError
-        If the layer does not exist, does not work at that size, or gives a vector where a map is to be pooled.
+        If the layer does not exist, does not work at that size, gives a vector where a map is to be pooled, or a map
+        that is smaller than the grid.
     """
     shape = backbone.layer_shape(output.layer, input_size)
     if output.pooling == "none":
@@ -262,4 +276,10 @@ def feature_shape(backbone: Backbone, output: Output, input_size: tuple[int, int
             f"{backbone.name}: layer {output.layer!r} gives a vector of {shape[0]} numbers, "
             f"so there is no map for pooling {output.pooling!r} to work on; use pooling: none"
         )
-    return (shape[2],)
+    height, width, channels = shape
+    if output.grid > min(height, width):
+        raise ConfigError(
+            f"{backbone.name}: layer {output.layer!r} gives a map of {height} x {width}, "
+            f"too small for a grid of {output.grid} x {output.grid}; set a smaller grid or a larger input_size"
+        )
+    return (output.grid**2 * channels,)

@@ -57,7 +57,9 @@ def build_model(
             results[node.name] = layer(inputs if len(inputs) > 1 else inputs[0])
     if compute_dtype != "float32":
         results = {output.layer: keras.ops.cast(results[output.layer], "float32") for output in outputs}
-    features = {output.name: pooled(results[output.layer], output.pooling, keras.ops) for output in outputs}
+    features = {
+        output.name: pooled(results[output.layer], output.pooling, keras.ops, output.grid) for output in outputs
+    }
     return keras.Model(pixels, features)
 
 

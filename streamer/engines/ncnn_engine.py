@@ -147,7 +147,7 @@ class NcnnEngine(Engine):
                     values = values.transpose(1, 2, 0)  # ncnn: (channels, height, width)
                 # Still ncnn's memory where it is not pooled: the caller copies it.
                 outputs = self._layers.get(layer, ())
-                found += [(output.name, pool(values[None], output.pooling)[0]) for output in outputs]
+                found += [(output.name, pool(values[None], output.pooling, output.grid)[0]) for output in outputs]
         return found
 
     def _pools(self) -> tuple[Any, Any]:

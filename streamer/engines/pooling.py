@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ GEM_FLOOR = 1e-6
 """Activations are raised to this, so that no root is taken of a negative mean."""
 
 
-def pool(maps: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
-    """Pool maps over height and width.
+def pool(maps: NDArray[np.float32], pooling: str, grid: int = 1) -> NDArray[np.float32]:
+    """Pool maps over height and width, as a whole or in each cell of a grid.
 
     Parameters
     ----------
@@ -25,22 +26,30 @@ def pool(maps: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
     pooling : {"none", "avg", "max", "gem"}
         ``avg`` and ``max`` are the mean and the maximum of each channel. ``gem`` is the generalised mean
         ``mean(x ** p) ** (1 / p)`` with p = 3, x at least 1e-6 (Radenovic, Tolias and Chum 2018, eq. 3).
+    grid : int
+        Rows, and columns, of cells: one level of a spatial pyramid (Lazebnik, Schmid and Ponce 2006). Cell ``i`` of `g`
+        over `n` places starts at ``i * n / g``, rounded.
 
     Returns
     -------
-    ndarray of shape (n, channels), float32
-        With ``none``, the maps as they are.
+    ndarray of shape (n, grid * grid * channels), float32
+        Cells by row and column, each with its channels. With ``none``, the maps as they are.
     """
-    return np.asarray(pooled(maps, pooling, np), dtype=np.float32)
+    return np.asarray(pooled(maps, pooling, np, grid), dtype=np.float32)
 
 
-def pooled(maps: Any, pooling: str, ops: Any) -> Any:
+def pooled(maps: Any, pooling: str, ops: Any, grid: int = 1) -> Any:
     """Pool maps with the functions of `ops`: numpy, or ``keras.ops`` inside a network.
 
     The formulas stand here once, so that an engine with a graph of its own and one without agree.
     """
     if pooling == "none":
         return maps
+    if grid > 1:
+        (rows, columns) = (_cells(places, grid) for places in maps.shape[1:3])
+        return ops.concatenate(
+            [pooled(maps[:, row, column], pooling, ops) for row in rows for column in columns], axis=1
+        )
     if pooling == "avg":
         return ops.mean(maps, axis=(1, 2))
     if pooling == "max":
@@ -50,3 +59,8 @@ def pooled(maps: Any, pooling: str, ops: Any) -> Any:
         # Multiplied, not raised: a general power is several times slower, and p is 3. Tested against the formula.
         return ops.power(ops.mean(floored * floored * floored, axis=(1, 2)), 1 / GEM_POWER)
     raise ValueError(f"unknown pooling {pooling!r}")
+
+
+def _cells(places: int, grid: int) -> list[slice]:
+    edges = [(2 * cell * places + grid) // (2 * grid) for cell in range(grid + 1)]
+    return [slice(*pair) for pair in pairwise(edges)]

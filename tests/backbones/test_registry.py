@@ -30,12 +30,24 @@ def test_feature_shapes(backbone: str, output: Output, size: tuple[int, int] | N
 def test_names_of_outputs() -> None:
     assert Output("fc2").name == "fc2"
     assert Output("block5_pool", "gem").name == "block5_pool:gem"
+    assert Output("block4_pool", "max", 3).name == "block4_pool:max:3x3"
+    for output in (Output("fc2"), Output("block5_pool", "gem"), Output("block4_pool", "max", 12)):
+        assert Output.from_name(output.name) == output
+
+
+def test_grids_that_make_no_sense_are_refused() -> None:
+    assert feature_shape(get_backbone("vgg16_compact"), Output("block4_pool", "gem", 3)) == (9 * 192,)
+    for pooling, grid in (("gem", 0), ("none", 2)):
+        with pytest.raises(ConfigError, match=f"grid of {grid} makes no sense"):
+            Output("block4_pool", pooling, grid)
+    with pytest.raises(ConfigError, match=r"map of 2 x 2.*grid of 3 x 3.*input_size"):
+        feature_shape(get_backbone("vgg16_compact"), Output("block5_pool", "gem", 3))
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
 def test_defaults_work(name: str) -> None:
     backbone = get_backbone(name)
-    assert len(feature_shape(backbone, backbone.default_output)) == 1
+    assert feature_shape(backbone, backbone.default_output)
     assert not backbone.outputs_need_top([backbone.default_output])
     assert feature_shape(backbone, Output(backbone.last_map), (backbone.minimum_size,) * 2)
 

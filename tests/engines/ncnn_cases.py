@@ -87,7 +87,11 @@ def every_output(backbone: Backbone, size: tuple[int, int], *, top: bool = False
     """Return every layer that works at that size, and every pooling of those that are maps."""
     layers = [layer for layer in backbone.layers if top or not backbone.needs_top(layer)]
     maps = [layer for layer in layers if len(backbone.layer_shape(layer, size)) == 3]
-    return [Output(layer) for layer in layers] + [Output(m, pooling) for m in maps for pooling in ("avg", "max", "gem")]
+    return [
+        *(Output(layer) for layer in layers),
+        *(Output(layer, pooling) for layer in maps for pooling in ("avg", "max", "gem")),
+        *(Output(layer, "gem", 2) for layer in maps if min(backbone.layer_shape(layer, size)[:2]) >= 2),
+    ]
 
 
 def assert_close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], tolerance: float) -> None:

@@ -40,6 +40,26 @@ def test_gem_lies_between_mean_and_maximum() -> None:
     assert (pool(maps, "gem") < pool(maps, "max")).all()
 
 
+@pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
+def test_a_grid_pools_cell_by_cell(pooling: str) -> None:
+    maps = np.random.default_rng(2).uniform(0, 9, (2, 5, 6, 3)).astype(np.float32)
+    rows, columns = (slice(0, 2), slice(2, 3), slice(3, 5)), (slice(0, 2), slice(2, 4), slice(4, 6))
+    cells = [pool(maps[:, row, column], pooling) for row in rows for column in columns]
+    np.testing.assert_array_equal(pool(maps, pooling, 3), np.concatenate(cells, axis=1))
+    np.testing.assert_array_equal(pool(maps, pooling, 1), pool(maps, pooling))
+
+
+@pytest.mark.parametrize("grid", range(1, 8))
+def test_the_cells_of_a_grid_cover_the_map_once(grid: int) -> None:
+    maps = np.zeros((1, 7, 9, 1), np.float32)
+    for row in range(7):
+        for column in range(9):
+            maps[:] = 0
+            maps[0, row, column] = 1
+            assert pool(maps, "max", grid).shape == (1, grid * grid)
+            assert pool(maps, "max", grid).sum() == 1
+
+
 def test_unknown_pooling_is_refused(maps: np.ndarray) -> None:
     with pytest.raises(ValueError, match="'median'"):
         pool(maps, "median")
