@@ -1,9 +1,11 @@
 """Extraction speed and memory against Keras, in one run: ``python scripts/bench_extract.py [--photos FOLDER]``.
 
 Every contender gets the same photos and network (random weights of the same kind) in a process of its own; rounds
-alternate, so that a noisy machine is noisy for all. Keras' rates leave its start-up out; ours are those of the whole
-``streamer extract``, start-up, decoding and storing included. Memory is the peak resident size of the process. The
-limit of direct convolution is what the machine's matrix product would give if no multiplication were saved.
+alternate, so that a noisy machine is noisy for all. Keras' images per second leave its start-up out; ours are those of
+the whole ``streamer extract``, start-up, decoding and storing included. Seconds are those of the whole process, once
+with all photos and once with one of them: what passes before the first feature is there. Memory is the peak resident
+size of the process. The limit of direct convolution is what the machine's matrix product would give if no
+multiplication were saved.
 
 Prints a table, writes ``bench_extract.json`` and, where matplotlib is installed, ``bench_extract.png``.
 """
@@ -14,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,6 +29,7 @@ import yaml
 
 # Multiply-adds of one image, times two: from the layers' shapes at the default input size.
 NETWORKS = {"vgg16": ("block5_pool", 224), "resnet50": ("conv5_block3_out", 224), "inception_v3": ("mixed10", 299)}
+KERAS_WAYS = {"Keras predict, batch 32": "predict", "Keras called, batch 8": "call"}
 
 KERAS = r"""
 import json, sys, time
@@ -33,11 +37,13 @@ import numpy as np
 import keras
 from pathlib import Path
 
-name, side, way, folder, output = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
+name, layer, side, way, folder, output = sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:7]
 application = {"vgg16": keras.applications.vgg16, "resnet50": keras.applications.resnet50,
                "inception_v3": keras.applications.inception_v3}[name]
 network = {"vgg16": "VGG16", "resnet50": "ResNet50", "inception_v3": "InceptionV3"}[name]
-model = getattr(application, network)(include_top=False, weights=None, input_shape=(side, side, 3))
+top = layer in ("fc1", "fc2", "avg_pool", "predictions")
+model = getattr(application, network)(include_top=top, weights=None, input_shape=(side, side, 3))
+model = keras.Model(model.input, model.get_layer(layer).output)
 paths = sorted(Path(folder).rglob("*.jpg"))
 import h5py
 batch_size = 32 if way == "predict" else 8
@@ -66,8 +72,9 @@ print(json.dumps({"images_per_second": len(paths) / (time.perf_counter() - began
 """
 
 
-def peak_of(command: list[str], environment: dict[str, str] | None = None) -> tuple[dict, int]:
-    """Run a command; return the JSON object it printed, and its peak resident size in bytes."""
+def measured(command: list[str], environment: dict[str, str] | None = None) -> dict:
+    """Run a command; return its images per second, its peak resident size in bytes, and the seconds it took."""
+    began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     if hasattr(os, "wait4"):
         assert process.stdout is not None and process.stderr is not None
@@ -85,29 +92,31 @@ def peak_of(command: list[str], environment: dict[str, str] | None = None) -> tu
         out, err = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(command[:4])} ... failed:\n{err[-2000:]}")
-    return json.loads(out.splitlines()[-1]), peak
+    rate = json.loads(out.splitlines()[-1])["images_per_second"]
+    return {"images_per_second": rate, "peak_rss_bytes": peak, "seconds": time.perf_counter() - began}
 
 
-def streamer(network: str, budget: str, photos: Path, folder: Path) -> tuple[dict, int]:
+def streamer(network: str, layer: str, budget: str, precision: str, photos: Path, folder: Path) -> dict:
     """One ``streamer extract`` into an empty store."""
-    layer, _ = NETWORKS[network]
     settings = {
         "store": str(folder / "a.store"),
         "source": {"folder": str(photos)},
         "backbone": {"name": network, "weights": "random", "outputs": [{"layer": layer}]},
         "memory": {"budget": budget},
         "device": "cpu",
+        "precision": precision,
     }
     config = folder / "a.yaml"
     config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return peak_of([sys.executable, "-m", "streamer", "extract", str(config), "--json"])
+    return measured([sys.executable, "-m", "streamer", "extract", str(config), "--json"])
 
 
-def keras(network: str, way: str, photos: Path, folder: Path) -> tuple[dict, int]:
+def keras(network: str, layer: str, way: str, photos: Path, folder: Path) -> dict:
     """The usual loop around ``model.predict``, or around the model called directly."""
     side = str(NETWORKS[network][1])
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    return peak_of([sys.executable, "-c", KERAS, network, side, way, str(photos), str(folder / "a.h5")], environment)
+    code = [sys.executable, "-c", KERAS]
+    return measured([*code, network, layer, side, way, str(photos), str(folder / "a.h5")], environment)
 
 
 def matmul_gflops(size: int = 2048, rounds: int = 5) -> float:
@@ -121,18 +130,18 @@ def matmul_gflops(size: int = 2048, rounds: int = 5) -> float:
     return 2 * size**3 / min(seconds) / 1e9
 
 
-def network_gflop(network: str) -> float:
+def network_gflop(network: str, layer: str) -> float:
     """Operations of one image up to the layer that is extracted, in GFLOP."""
     from streamer.backbones import get_backbone
 
     backbone = get_backbone(network)
-    graph = backbone.graph.until({NETWORKS[network][0]})
+    graph = backbone.graph.until({layer})
     shapes = graph.shapes(backbone.default_input_size)
     weights = {layer.name: layer.weights for layer in graph.weights(backbone.default_input_size)}
     return sum(
-        2 * int(np.prod(weights[node.name][0][1])) * int(np.prod(shapes[node.name][:2]))
+        2 * int(np.prod(weights[node.name][0][1])) * int(np.prod(shapes[node.name][:-1]))
         for node in graph.nodes
-        if node.op == "conv"
+        if node.op in ("conv", "dense")
     ) / 1e9  # fmt: skip
 
 
@@ -141,68 +150,80 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of JPEG files; without it, pictures are drawn")
     parser.add_argument("--images", type=int, default=120, help="how many pictures to draw (default 120)")
     parser.add_argument("--network", choices=sorted(NETWORKS), default="vgg16")
-    parser.add_argument("--budgets", nargs="+", default=["1GiB", "384MiB", "256MiB"])
+    parser.add_argument("--layer", help="default: the last map")
+    parser.add_argument("--budgets", nargs="+", default=["1GiB", "384MiB", "256MiB"], help="'512MiB:mixed' is possible")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("artifacts"))
     arguments = parser.parse_args()
+    network, layer = arguments.network, arguments.layer or NETWORKS[arguments.network][0]
 
-    contenders = {"Keras predict, batch 32": ("predict",), "Keras called, batch 8": ("call",)}
-    contenders |= {f"streamer, {budget}": (None, budget) for budget in arguments.budgets}
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    peaks: dict[str, list[int]] = {name: [] for name in contenders}
-    details: dict[str, dict] = {}
+    def run(name: str, photos: Path) -> dict:
+        with tempfile.TemporaryDirectory() as folder:
+            if name in KERAS_WAYS:
+                return keras(network, layer, KERAS_WAYS[name], photos, Path(folder))
+            budget, _, precision = name.removeprefix("streamer, ").partition(":")
+            return streamer(network, layer, budget, precision or "full", photos, Path(folder))
+
+    contenders = [*KERAS_WAYS, *(f"streamer, {budget}" for budget in arguments.budgets)]
+    runs: dict[str, list[dict]] = {name: [] for name in contenders}
+    first: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        photos = arguments.photos or Path(scratch) / "photos"
+        photos, one = arguments.photos or Path(scratch) / "photos", Path(scratch) / "one"
         if arguments.photos is None:
             from streamer.images.drawn import draw_pictures
 
-            draw_pictures(photos, classes=None, per_class=-(-arguments.images // 10), side=320, seed=1)
-        count = len(list(photos.rglob("*.jpg")))
+            draw_pictures(photos, classes=None, per_class=-(-arguments.images // 12), side=320, seed=1)
+        paths = sorted(photos.rglob("*.jpg"))
+        one.mkdir()
+        shutil.copy(paths[0], one)
         for number in range(arguments.rounds):
-            for name, (way, *budget) in contenders.items():
-                with tempfile.TemporaryDirectory() as folder:
-                    if way is None:
-                        data, peak = streamer(arguments.network, budget[0], photos, Path(folder))
-                    else:
-                        data, peak = keras(arguments.network, way, photos, Path(folder))
-                rates[name].append(data["images_per_second"])
-                peaks[name].append(peak)
-                details[name] = data
-                line = f"round {number + 1}: {name}: {rates[name][-1]:.2f} img/s, {peak / 1e6:.0f} MB"
-                print(line, file=sys.stderr, flush=True)
+            for name in contenders:
+                runs[name].append(run(name, photos))
+                line = "{images_per_second:.2f} img/s, {peak_rss_bytes:,} bytes, {seconds:.1f} s".format(
+                    **runs[name][-1]
+                )
+                print(f"round {number + 1}: {name}: {line}", file=sys.stderr, flush=True)
+        for name in contenders:
+            first[name] = run(name, one)["seconds"]
 
-    base = "Keras predict, batch 32"
-    limit = matmul_gflops() / network_gflop(arguments.network)
+    def median(name: str, figure: str) -> float:
+        return statistics.median(each[figure] for each in runs[name])
+
+    base = contenders[0]
+    limit = matmul_gflops() / network_gflop(network, layer)
     rows = [
         {
             "contender": name,
-            "images_per_second": round(statistics.median(rates[name]), 3),
-            "peak_rss_bytes": int(statistics.median(peaks[name])),
-            "speed_ratio": round(statistics.median(rates[name]) / statistics.median(rates[base]), 3),
-            "memory_ratio": round(statistics.median(peaks[name]) / statistics.median(peaks[base]), 3),
+            "images_per_second": round(median(name, "images_per_second"), 3),
+            "peak_rss_bytes": int(median(name, "peak_rss_bytes")),
+            "seconds": round(median(name, "seconds"), 2),
+            "seconds_for_one": round(first[name], 2),
+            "speed_ratio": round(median(name, "images_per_second") / median(base, "images_per_second"), 3),
+            "process_ratio": round(median(base, "seconds") / median(name, "seconds"), 3),
+            "memory_ratio": round(median(name, "peak_rss_bytes") / median(base, "peak_rss_bytes"), 3),
         }
         for name in contenders
     ]
-    print(
-        f"\n{arguments.network}, {count} photos, {os.cpu_count()} cores ({platform.processor() or platform.machine()})"
-    )
-    print(f"{'':28}{'img/s':>8}{'peak MB':>9}{'speed':>9}{'memory':>9}")
+    machine = platform.processor() or platform.machine()
+    print(f"\n{network} {layer}, {len(paths)} photos, {os.cpu_count()} cores ({machine})")
+    print(f"{'':28}{'img/s':>8}{'s':>7}{'s for one':>11}{'peak MB':>9}{'img/s':>9}{'whole s':>9}{'memory':>9}")
     for row in rows:
         print(
-            f"{row['contender']:28}{row['images_per_second']:8.2f}{row['peak_rss_bytes'] / 1e6:9.0f}"
-            f"{row['speed_ratio']:8.2f}x{row['memory_ratio']:8.2f}x"
+            f"{row['contender']:28}{row['images_per_second']:8.2f}{row['seconds']:7.1f}{row['seconds_for_one']:11.1f}"
+            f"{row['peak_rss_bytes'] / 1e6:9.0f}{row['speed_ratio']:8.2f}x{row['process_ratio']:8.2f}x"
+            f"{row['memory_ratio']:8.2f}x"
         )
     print(f"{'direct-convolution limit':28}{limit:8.2f}")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    result = {"network": arguments.network, "photos": count, "rows": rows, "direct_convolution_limit": round(limit, 3)}
-    result["rounds"] = {name: {"images_per_second": rates[name], "peak_rss_bytes": peaks[name]} for name in contenders}
-    target = arguments.output / f"bench_extract_{arguments.network}.json"
+    result = {"network": network, "layer": layer, "photos": len(paths), "rows": rows, "rounds": runs}
+    result["direct_convolution_limit"] = round(limit, 3)
+    target = arguments.output / f"bench_extract_{network}_{layer}.json"
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    draw(rows, limit, arguments.network, target.with_suffix(".png"))
+    draw(rows, limit, f"{network} {layer}", target.with_suffix(".png"))
     print(f"written: {target}")
 
 
-def draw(rows: list[dict], limit: float, network: str, target: Path) -> None:
+def draw(rows: list[dict], limit: float, title: str, target: Path) -> None:
     """Two bar charts side by side: rate and peak memory."""
     try:
         import matplotlib as mpl
@@ -218,7 +239,7 @@ def draw(rows: list[dict], limit: float, network: str, target: Path) -> None:
     rate = left.barh(names, [row["images_per_second"] for row in rows], color=colours)
     left.bar_label(rate, fmt="%.1f", padding=3)
     left.axvline(limit, color="#dc2626", linestyle="--", linewidth=1)
-    left.set_title(f"{network}: images per second\n(dashed: direct-convolution limit)", fontsize=10)
+    left.set_title(f"{title}: images per second\n(dashed: direct-convolution limit)", fontsize=10)
     memory = right.barh(names, [row["peak_rss_bytes"] / 1e6 for row in rows], color=colours)
     right.bar_label(memory, fmt="%.0f", padding=3)
     right.set_title("peak resident memory, MB", fontsize=10)

@@ -64,7 +64,7 @@ class _Answer(Protocol):
     def error(self) -> str | None: ...
 
 
-def contact_sheet(results: Sequence[_Answer], target: Path) -> None:
+def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[str] = ()) -> None:
     """Draw one row for each query: the query, then its hits, best first, with scores and labels.
 
     Parameters
@@ -72,6 +72,8 @@ def contact_sheet(results: Sequence[_Answer], target: Path) -> None:
     results : sequence of QueryResult
     target : Path
         A PNG file.
+    captions : sequence of str
+        What to write under each query; without them, "query".
     """
     from streamer.images.canvas import Canvas, thumbnail  # a run draws nothing and does without Pillow's fonts
 
@@ -82,7 +84,7 @@ def contact_sheet(results: Sequence[_Answer], target: Path) -> None:
         y = _GAP + row * cell_height
         canvas.rectangle(_GAP - 3, y - 3, _SIDE + 6, _SIDE + 6, fill=_ACCENT)
         canvas.paste(thumbnail(result.query, _SIDE), _GAP, y)
-        _caption(canvas, _GAP, y, "query", Path(result.query).name)
+        _caption(canvas, _GAP, y, captions[row] if captions else "query", Path(result.query).name)
         if result.error is not None:
             canvas.text(2 * _GAP + cell_width, y, f"cannot be read: {result.error}", size=_TEXT, colour=_INK)
         for place, hit in enumerate(result.hits, start=1):

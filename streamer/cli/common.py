@@ -1,0 +1,97 @@
+"""What every command shares: options, output, progress, how it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["CONFIG", "SET", "STORE", "Outcome", "command", "progress_bars", "stopping"]
+
+Outcome = tuple[dict[str, Any], str, int]
+"""What a command gives back: the JSON object, the same for people, the exit code."""
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+STORE = click.argument("store", type=click.Path(path_type=Path))
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one config key: memory.budget=512MiB"
+)
+
+
+def command(function: Callable[..., Outcome]) -> Callable[..., int]:
+    """Give a command the options that all share, and print what it returns."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout, and nothing else there.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+    @wraps(function)
+    def run(*args: Any, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> int:
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO,
+            format="%(levelname)s: %(message)s",
+        )
+        for noisy in ("PIL", "h5py", "tensorflow", "jax", "filelock", "absl", "asyncio", "matplotlib"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        data, text, code = function(*args, **options)
+        if as_json:
+            click.echo(json.dumps(data))
+        elif text:
+            click.echo(text)
+        return code
+
+    return run
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM end the work after the batch at hand; a second Ctrl-C ends it at once."""
+    asked = False
+
+    def note(number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        click.echo("stopping after this batch; once more to stop at once", err=True)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if sys.platform == "win32":
+        numbers.append(signal.SIGBREAK)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def progress_bars(unit: str = " images") -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with rate and remaining time on stderr; nothing where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        if stage not in bars:
+            for bar in bars.values():
+                bar.close()
+            bars[stage] = tqdm(
+                desc=stage, total=total, unit=unit, unit_scale=unit == "B", disable=None, file=sys.stderr
+            )
+        bars[stage].update(done - bars[stage].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()

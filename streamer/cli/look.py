@@ -1,0 +1,90 @@
+"""Commands that say what is there: of a store, and of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from streamer.cli.common import STORE, Outcome, command, progress_bars
+from streamer.errors import ExitCode
+
+__all__ = ["failures", "info", "models", "weights"]
+
+
+@click.command()
+@STORE
+@command
+def info(store: Path) -> Outcome:
+    """Say what a store holds."""
+    from streamer.config import format_bytes
+    from streamer.report import store_info
+    from streamer.store import Store
+
+    with Store(store) as opened:
+        data = store_info(opened)
+    outputs = ", ".join(f"{name} {tuple(each['shape'])} {each['dtype']}" for name, each in data["outputs"].items())
+    index = data["index"]
+    recall = f", recall@10 {index['recall_at_10']:.3f}" if index and index["recall_at_10"] is not None else ""
+    lines = [
+        f"{data['images']} images, {data['failed']} that could not be read",
+        f"{data['shards']} shards, {format_bytes(data['bytes'])}: {outputs}",
+        f"backbone {data['backbone']}, weights {data['weights']}, fingerprint {data['fingerprint']}",
+        f"index: generation {data['generation']}, {index['kind']}, {index['rows']} images{recall}"
+        if index
+        else "index: none yet",
+    ]
+    last = data["last_run"]
+    if last:
+        ended = "has not ended" if last["exit_code"] is None else f"ended with exit code {last['exit_code']}"
+        lines.append(f"last run: 'streamer {last['command']}' began {last['started']}, {ended}")
+    return data, "\n".join(lines), ExitCode.DONE
+
+
+@click.command()
+@STORE
+@command
+def failures(store: Path) -> Outcome:
+    """List the images that could not be read, and why."""
+    from dataclasses import asdict
+
+    from streamer.store import Store
+
+    with Store(store) as opened:
+        found = list(opened.failures())
+    text = "\n".join(f"{each.key}: {each.reason}" for each in found) or "every image could be read"
+    return {"failures": [asdict(each) for each in found]}, text, ExitCode.DONE
+
+
+@click.command()
+@command
+def models() -> Outcome:
+    """List the backbones, their layers and whether their weights are here."""
+    from streamer.backbones.describe import describe_backbones
+
+    described = describe_backbones()
+    lines = []
+    for each in described:
+        lines.append(f"{each['name']}: input {each['input_size']}, default output {each['default_output']}")
+        lines.append(f"    layers: {', '.join(each['layers'])}")
+        lines += [f"    weights {kind}: {place or 'not here'}" for kind, place in each["weights"].items()]
+    lines.append("fetch ImageNet weights with: streamer weights fetch NAME [--top]")
+    return {"models": described}, "\n".join(lines), ExitCode.DONE
+
+
+@click.group()
+def weights() -> None:
+    """Look after pretrained weights."""
+
+
+@weights.command()
+@click.argument("name")
+@click.option("--top", is_flag=True, help="With the fully connected layers (fc1, fc2, predictions).")
+@command
+def fetch(name: str, top: bool) -> Outcome:
+    """Download the ImageNet weights of a backbone, once, and check them."""
+    from streamer.backbones import fetch_weights
+
+    with progress_bars("B") as progress:
+        path = fetch_weights(name, top=top, progress=lambda done, total: progress("weights", done, total or 0))
+    return {"path": str(path)}, str(path), ExitCode.DONE
