@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.backbones import get_backbone
+from streamer.backbones.graph import Graph, Node
 from streamer.backbones.graph_text import graph_text
 
-__all__ = ["BACKBONE", "card_text", "export", "folded", "read_npz"]
+__all__ = ["BACKBONE", "SHIPPED_WIDTH", "card_text", "compact_graph", "export", "folded", "read_npz"]
 
 BACKBONE = "vgg16_compact"
+SHIPPED_WIDTH = Fraction(3, 8)
+_INPUT_SIZE = (64, 64)
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 Arrays = Mapping[str, NDArray[np.floating[Any]]]
@@ -54,13 +59,26 @@ def folded(
     return (kernel * scale).astype(np.float32), (beta - mean * scale).astype(np.float32)
 
 
+def compact_graph(width: Fraction = SHIPPED_WIDTH) -> Graph:
+    """Return VGG16 without its top, every convolution at that share of its channels."""
+    whole = get_backbone("vgg16").graph.until({"block5_pool"})
+
+    def narrowed(node: Node) -> Node:
+        channels = node.channels * width
+        if channels.denominator != 1:
+            raise ValueError(f"{node.name} would have {channels} channels; take a width in sixty-fourths")
+        return replace(node, channels=int(channels)) if node.op == "conv" else node
+
+    return Graph(tuple(map(narrowed, whole.nodes)))
+
+
 def read_npz(path: Path) -> dict[str, NDArray[np.floating[Any]]]:
     """Read folded weights from an ``.npz`` file."""
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
-def export(arrays: Arrays, record: Mapping[str, Any], folder: Path) -> Path:
+def export(arrays: Arrays, record: Mapping[str, Any], folder: Path, graph: Graph | None = None) -> Path:
     """Write ``vgg16_compact.h5``, ``vgg16_compact.txt`` (its graph) and ``CARD.md``.
 
     Parameters
@@ -71,6 +89,8 @@ def export(arrays: Arrays, record: Mapping[str, Any], folder: Path) -> Path:
         How they came about: see `card_text`.
     folder : Path
         Made when missing.
+    graph : Graph, optional
+        Another width than the one that is shipped.
 
     Returns
     -------
@@ -82,9 +102,10 @@ def export(arrays: Arrays, record: Mapping[str, Any], folder: Path) -> Path:
     ValueError
         If the weights are not those of the network, or are no numbers that float16 can hold.
     """
+    graph = graph or get_backbone(BACKBONE).graph
+    layers = list(_checked(arrays, graph))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{BACKBONE}.h5"
-    layers = list(_checked(arrays))
     # No times and no driver newer than the oldest: the bytes depend on the weights alone.
     with h5py.File(path, "w", libver="earliest", track_order=False) as file:
         file.attrs["layer_names"] = np.array([name for name, _ in layers], dtype="S")
@@ -93,14 +114,14 @@ def export(arrays: Arrays, record: Mapping[str, Any], folder: Path) -> Path:
             group.attrs["weight_names"] = np.array([f"{name}/{weight}:0" for weight in weights], dtype="S")
             for weight, values in weights.items():
                 group.create_dataset(f"{name}/{weight}:0", data=values, track_times=False)
-    (folder / f"{BACKBONE}.txt").write_text(graph_text(get_backbone(BACKBONE).graph), encoding="utf-8", newline="\n")
-    (folder / "CARD.md").write_text(card_text(record, path), encoding="utf-8", newline="\n")
+    (folder / f"{BACKBONE}.txt").write_text(graph_text(graph), encoding="utf-8", newline="\n")
+    (folder / "CARD.md").write_text(card_text(record, path, graph), encoding="utf-8", newline="\n")
     return path
 
 
-def _checked(arrays: Arrays) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+def _checked(arrays: Arrays, graph: Graph) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """Give each layer's kernel as float16 and bias as float32, in the network's order."""
-    layout = get_backbone(BACKBONE).weight_layout(top=False)
+    layout = graph.weights(_INPUT_SIZE)
     expected = {f"{layer.name}/{weight}": shape for layer in layout for weight, shape in layer.weights}
     found = {name: tuple(values.shape) for name, values in arrays.items()}
     if found != expected:
@@ -119,7 +140,7 @@ def _checked(arrays: Arrays) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
         yield layer.name, weights
 
 
-def card_text(record: Mapping[str, Any], weights: Path) -> str:
+def card_text(record: Mapping[str, Any], weights: Path, graph: Graph) -> str:
     """Describe weights for those who will use them.
 
     Parameters
@@ -128,11 +149,10 @@ def card_text(record: Mapping[str, Any], weights: Path) -> str:
         ``data`` (text), ``recipe`` (mapping of option to value), ``figures`` (list of tables, each ``title``, ``head``
         and ``rows``), ``limits`` (list of text).
     weights : Path
+    graph : Graph
     """
     content = weights.read_bytes()
-    count = sum(
-        int(np.prod(shape)) for layer in get_backbone(BACKBONE).weight_layout(top=False) for _, shape in layer.weights
-    )
+    count = sum(int(np.prod(shape)) for layer in graph.weights(_INPUT_SIZE) for _, shape in layer.weights)
     lines = [
         f"# {BACKBONE}",
         "",
