@@ -339,7 +339,7 @@ class Training:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        value = float(loss)
+        value = float(loss.detach())
         if not math.isfinite(value):
             sys.exit(
                 f"the loss is {value} after {self.samples} samples: the last checkpoint stands; lower the peak rate"
