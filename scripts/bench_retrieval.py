@@ -1,8 +1,8 @@
 """Compare retrieval recipes on labelled photos: ``python scripts/bench_retrieval.py FOLDER [--exclude-label LABEL]``.
 
 Leave-one-out over all photos: P@1, P@5 and mAP of the ranking by cosine of full-precision features, for each input
-size, layer and pooling; and, for one recipe of them, with PCA, whitening and mirror images. Defaults of the compact net come
-from here; its card has the table. R-MAC is that of Tolias, Sicre and Jegou 2016, with 3 scales and without its PCA.
+size, layer and pooling; and, for one recipe of them, with PCA, whitening and mirror images. Defaults of the compact net
+come from here; its card has the table. R-MAC is that of Tolias, Sicre and Jegou 2016: 3 scales, without its PCA.
 
 Prints tables, writes ``bench_retrieval.json``.
 """

@@ -35,7 +35,7 @@ def _application(name: str, top: bool, size: tuple[int, int]) -> Any:
 def _oracle(model: Any, name: str, layer: str, pixels: np.ndarray) -> np.ndarray:
     prepared = getattr(keras.applications, name).preprocess_input(pixels.astype(np.float32))
     cut = keras.Model(model.input, model.get_layer(layer).output)
-    return np.asarray(cut(prepared, training=False))
+    return np.asarray(keras.ops.convert_to_numpy(cut(prepared, training=False)))
 
 
 def _pooled(maps: np.ndarray, pooling: str) -> np.ndarray:
