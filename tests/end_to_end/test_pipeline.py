@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+from streamer.backbones.fetch import imagenet_path
 from streamer.config import Config
 from streamer.errors import (
     BudgetTooSmallError,
@@ -20,6 +21,7 @@ from streamer.errors import (
     IndexMissingError,
     Interrupted,
     StreamerError,
+    WeightsError,
 )
 from streamer.extraction import Extractor
 from streamer.images import decode
@@ -192,6 +194,25 @@ def test_exact_kind_needs_no_annoy_and_no_pca(make_config: Make, pictures: Path)
     with Searcher(config.store) as searcher:
         (result,) = searcher.search([next(pictures.rglob("*.jpg"))])
     assert result.hits[0].score == 1.0 and len(result.hits) == 10
+
+
+def test_a_store_keeps_the_backbone_that_was_chosen_for_it(
+    make_config: Make, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights that came to the machine since must not turn a library away from its store."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    config = make_config(pictures, "backbone={}")
+    run(config)
+    assert "streamer weights fetch vgg16" in caplog.text
+    with Store(config.store) as store:
+        assert (store.spec.backbone, store.spec.weights) == ("vgg16_compact", "bundled")
+    weights = imagenet_path("vgg16", top=False)
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    assert run(config).images["unchanged"] == len(list(pictures.rglob("*.jpg")))
+    shutil.rmtree(config.store)
+    with pytest.raises(WeightsError, match=r"vgg16.*\.h5"):
+        run(config)
 
 
 def test_hostile_files_do_no_harm_and_are_named(
