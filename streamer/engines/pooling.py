@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -45,20 +46,39 @@ def pooled(maps: Any, pooling: str, ops: Any, grid: int = 1) -> Any:
     """
     if pooling == "none":
         return maps
-    if grid > 1:
-        (rows, columns) = (_cells(places, grid) for places in maps.shape[1:3])
-        return ops.concatenate(
-            [pooled(maps[:, row, column], pooling, ops) for row in rows for column in columns], axis=1
-        )
     if pooling == "avg":
-        return ops.mean(maps, axis=(1, 2))
+        return _means(maps, ops, grid)
     if pooling == "max":
-        return ops.max(maps, axis=(1, 2))
+        rows, columns = (_cells(places, grid) for places in maps.shape[1:3])
+        cells = [ops.max(maps[:, row, column], axis=(1, 2)) for row in rows for column in columns]
+        return cells[0] if grid == 1 else ops.concatenate(cells, axis=1)
     if pooling == "gem":
         floored = ops.maximum(maps, GEM_FLOOR)
         # Multiplied, not raised: a general power is several times slower, and p is 3. Tested against the formula.
-        return ops.power(ops.mean(floored * floored * floored, axis=(1, 2)), 1 / GEM_POWER)
+        return ops.power(_means(floored * floored * floored, ops, grid), 1 / GEM_POWER)
     raise ValueError(f"unknown pooling {pooling!r}")
+
+
+def _means(maps: Any, ops: Any, grid: int) -> Any:
+    """The mean of each cell: one matrix product, as many small steps would keep threads waiting for each other."""
+    if grid == 1:
+        return ops.mean(maps, axis=(1, 2))
+    height, width, channels = maps.shape[1:]
+    rows = ops.reshape(maps, (-1, height * width, channels))
+    return ops.reshape(ops.matmul(_shares(height, width, grid), rows), (-1, grid * grid * channels))
+
+
+@cache
+def _shares(height: int, width: int, grid: int) -> NDArray[np.float32]:
+    """What each place adds to the mean of each cell: shape (grid * grid, height * width), float32."""
+
+    def along(places: int) -> NDArray[np.float32]:
+        shares = np.zeros((grid, places), np.float32)
+        for cell, part in enumerate(_cells(places, grid)):
+            shares[cell, part] = 1 / (part.stop - part.start)
+        return shares
+
+    return np.kron(along(height), along(width))
 
 
 def _cells(places: int, grid: int) -> list[slice]:
