@@ -1,37 +1,29 @@
-"""How good the answers are: recall against exact search, and precision by label beside two baselines.
-
-Every photo asked for is left out of its own answer. What is measured is defined as in Manning, Raghavan and Schuetze,
-"Introduction to Information Retrieval" (2008), chapter 8: P@k is the share of the first k that carry the query's label;
-average precision is the mean, over the photos that carry it, of the precision at each one's rank; mAP is its mean over
-the queries.
-"""
+"""Photos of the store as queries: what the index answers, what exact search does, what colours alone would."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import repeat
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import StreamerError
+from streamer.evaluation.measures import FIRST, Evaluation, Quality, Shown, expected_by_chance, precision
+from streamer.evaluation.photos import PART, Photos
 from streamer.images.decode import DecodeLimits, decode_stream
 from streamer.images.histogram import BINS, hsv_histogram
 from streamer.records import Decoded, Hit, ImageRef, Progress
 from streamer.searcher import Searcher
 from streamer.store import Store
 
-__all__ = ["Evaluation", "Quality", "Shown", "evaluate", "expected_by_chance", "precision"]
+__all__ = ["evaluate"]
 
 # Scores of a block of queries against every photo, and the rows read at a time.
 _SCORES_BYTES = 64 * 2**20
 _ROWS_BYTES = 16 * 2**20
-_PART = 4096
-_FIRST = 5
 # Float32 scores of the scan against the float64 ones of the hits.
 _ROUNDING = 1e-5
 _HISTOGRAM_SIDE = 64
@@ -39,197 +31,6 @@ _HISTOGRAM_THREADS = 2
 _HISTOGRAM_LIMITS = DecodeLimits(max_pixels=100_000_000, max_file_bytes=256 * 2**20, memory_bytes=128 * 2**20)
 _MOST_HISTOGRAMS = 100_000
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Means over the queries.
-
-    Attributes
-    ----------
-    p_at_1, p_at_5, map : float
-        In [0, 1].
-    """
-
-    p_at_1: float
-    p_at_5: float
-    map: float
-
-    def to_dict(self) -> dict[str, float]:
-        """As ``--json`` prints it."""
-        return {name: round(value, 4) for name, value in vars(self).items()}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One query for the sheet, with the hits that the index gave.
-
-    Attributes
-    ----------
-    query, label : str
-        Path of the photo, and its label.
-    hits : list of Hit
-        The photo itself left out.
-    average_precision : float
-    """
-
-    query: str
-    label: str
-    hits: list[Hit]
-    average_precision: float
-    error: None = None
-
-
-@dataclass
-class Evaluation:
-    """What was measured.
-
-    Attributes
-    ----------
-    queries : int
-        Photos of the store that were asked for.
-    k : int
-    recall_at_k : float
-        Share of the `k` nearest by exact search that the index found; photos that score as well as the last one count.
-    queries_per_second : float
-        By way of the index, features at hand, one query after the other.
-    p_at_1, p_at_5 : float or None
-        Of the index's answers; None without labels.
-    exact : Quality or None
-        Of the whole ranking by full-precision cosine: mAP needs every rank.
-    baselines : dict of str to Quality
-        ``random``: what a random order is expected to give. ``colour_histogram``: rankings by `hsv_histogram`.
-    notes : list of str
-        What was left out, and why.
-    best, worst : list of Shown
-        By average precision, of different labels.
-    """
-
-    queries: int
-    k: int
-    recall_at_k: float = 0.0
-    queries_per_second: float = 0.0
-    p_at_1: float | None = None
-    p_at_5: float | None = None
-    exact: Quality | None = None
-    baselines: dict[str, Quality] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    best: list[Shown] = field(default_factory=list)
-    worst: list[Shown] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
-
-        def rounded(value: float | None) -> float | None:
-            return None if value is None else round(value, 4)
-
-        return {
-            "queries": self.queries,
-            f"recall_at_{self.k}": rounded(self.recall_at_k),
-            "queries_per_second": round(self.queries_per_second, 1),
-            "p_at_1": rounded(self.p_at_1),
-            "p_at_5": rounded(self.p_at_5),
-            "map": rounded(self.exact.map) if self.exact else None,
-            "exact": self.exact.to_dict() if self.exact else None,
-            "baselines": {name: quality.to_dict() for name, quality in self.baselines.items()},
-            "notes": self.notes,
-        }
-
-
-def precision(relevant: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Measure one ranking.
-
-    Parameters
-    ----------
-    relevant : ndarray of shape (n,), bool
-        Whether the photo at each rank, best first, carries the query's label. At least one does.
-
-    Returns
-    -------
-    p_at_1, p_at_5, average_precision : float
-    """
-    ranks = np.flatnonzero(relevant) + 1
-    average = float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-    return float(relevant[0]), float(relevant[:_FIRST].sum()) / _FIRST, average
-
-
-def expected_by_chance(same: NDArray[np.int64], others: int) -> Quality:
-    """Return what a random order is expected to give.
-
-    Parameters
-    ----------
-    same : ndarray of shape (q,), int64
-        For each query, how many other photos carry its label.
-    others : int
-        Photos that are ranked: all but the query.
-
-    Returns
-    -------
-    Quality
-        Expected average precision is ``a + (1 - a) H(n) / n`` with ``a = (r - 1) / (n - 1)``, `r` relevant photos of
-        `n` and the harmonic number ``H(n)``: the mean over the ranks of ``(a (rank - 1) + 1) / rank``, the expected
-        precision at a rank that holds a relevant photo.
-    """
-    share = float(np.mean(same / others))
-    harmonic = float((1 / np.arange(1, others + 1)).sum())
-    a = (same - 1) / max(1, others - 1)
-    return Quality(share, share, float(np.mean(a + (1 - a) * harmonic / others)))
-
-
-@dataclass(frozen=True)
-class _Photos:
-    """The live photos, in the order of the store."""
-
-    ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    """Number of each one's label; -1 without one, or with one that is excluded."""
-    names: dict[str, int]
-    """Of the labels that count, and their numbers."""
-    unlabelled: int
-    excluded: int
-
-    @classmethod
-    def of(cls, store: Store, exclude: Sequence[str]) -> _Photos:
-        ids: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
-        labels: list[int] = []
-        numbers: dict[str, int] = {}
-        found: set[str] = set()
-        unlabelled = excluded = 0
-        for part, _, _ in store.catalog.places(repeat(_PART)):
-            ids.append(part)
-            entries = store.entries(part.tolist())
-            for number in part.tolist():
-                label = entries[number].label
-                found.add(label)
-                unlabelled += not label
-                excluded += label in exclude and bool(label)
-                left_out = not label or label in exclude
-                labels.append(-1 if left_out else numbers.setdefault(label, len(numbers)))
-        for label in exclude:
-            if label not in found:
-                raise StreamerError(f"{store.path}: no photo has the label {label!r}; labels are names of folders")
-        return cls(np.concatenate(ids), np.array(labels, dtype=np.int64), numbers, unlabelled, excluded)
-
-    def same(self) -> NDArray[np.int64]:
-        """How many other photos carry each one's label; 0 without one."""
-        counts = np.bincount(self.labels[self.labels >= 0], minlength=1)
-        return np.where(self.labels >= 0, counts[self.labels] - 1, 0)
-
-    def key(self, store: Store, place: int) -> str:
-        """Key of one photo."""
-        return store.entries([int(self.ids[place])])[int(self.ids[place])].key
-
-    def notes(self, by_label: bool, same: NDArray[np.int64]) -> list[str]:
-        """What does not count, and why."""
-        alone = int(((self.labels >= 0) & (same == 0)).sum())
-        notes = {
-            f"{self.excluded} photos with an excluded label count neither as queries nor as answers": self.excluded,
-            f"{self.unlabelled} photos without a label count neither as queries nor as answers": self.unlabelled,
-            f"{alone} photos are the only one of their label, and no queries": alone,
-        }
-        if not by_label:
-            return ["no two photos of one label beside another label: nothing to measure but recall"]
-        return [note for note, number in notes.items() if number]
 
 
 def evaluate(
@@ -268,7 +69,7 @@ def evaluate(
         If the store holds fewer than two photos, or no photo of a label that is excluded.
     """
     store = searcher.store
-    photos = _Photos.of(store, exclude)
+    photos = Photos.of(store, exclude)
     count = len(photos.ids)
     if count < 2:
         raise StreamerError(f"{store.path}: holds {count} photos; two are the least that can be compared")
@@ -289,7 +90,7 @@ def evaluate(
         scores[np.arange(len(block)), block] = -np.inf
         for place, query, row in zip(block, features, scores, strict=True):
             began = time.perf_counter()
-            hits = searcher.nearest([query], max(k, _FIRST) + 1)[0]
+            hits = searcher.nearest([query], max(k, FIRST) + 1)[0]
             seconds += time.perf_counter() - began
             key = photos.key(store, place)
             recalls.append(_recall([hit for hit in hits if hit.key != key][:k], row))
@@ -305,7 +106,7 @@ def evaluate(
         return result
     measured = np.array(qualities)
     result.p_at_1 = float(np.mean([each[:1].sum() for each in answers]))
-    result.p_at_5 = float(np.mean([each.sum() / _FIRST for each in answers]))
+    result.p_at_5 = float(np.mean([each.sum() / FIRST for each in answers]))
     result.exact = Quality(*measured.mean(0).tolist())
     result.baselines["random"] = expected_by_chance(same[chosen], int((photos.labels >= 0).sum()) - 1)
     if baselines:
@@ -360,15 +161,15 @@ def _labelled(
     """The index's first hits with a label that counts, the photo itself left out; `hits` are the first of all."""
     while True:
         counting = [hit for hit in hits if hit.key != key and hit.label in names]
-        if len(counting) >= _FIRST:
-            return counting[:_FIRST]
+        if len(counting) >= FIRST:
+            return counting[:FIRST]
         asked = 4 * len(hits)
         hits = searcher.nearest([query], asked)[0]
         if len(hits) < asked:
-            return [hit for hit in hits if hit.key != key and hit.label in names][:_FIRST]
+            return [hit for hit in hits if hit.key != key and hit.label in names][:FIRST]
 
 
-def _relevant(scores: NDArray[np.float32], photos: _Photos, place: int) -> NDArray[np.bool_]:
+def _relevant(scores: NDArray[np.float32], photos: Photos, place: int) -> NDArray[np.bool_]:
     """Whether the photo at each rank carries the query's label. Ties are ranked in the order of the store."""
     counts = np.flatnonzero(photos.labels >= 0)
     order = np.argsort(-scores[counts], kind="stable")[:-1]  # the last is the query itself
@@ -377,7 +178,7 @@ def _relevant(scores: NDArray[np.float32], photos: _Photos, place: int) -> NDArr
 
 
 def _shown(
-    searcher: Searcher, photos: _Photos, places: NDArray[np.intp], averages: NDArray[np.float64]
+    searcher: Searcher, photos: Photos, places: NDArray[np.intp], averages: NDArray[np.float64]
 ) -> Iterator[Shown]:
     """The first queries, one of each label, with what the index answers."""
     seen: set[int] = set()
@@ -387,13 +188,13 @@ def _shown(
             seen.add(label)
             (entry,) = searcher.store.entries([int(photos.ids[place])]).values()
             (query,) = _features(searcher.store, photos.ids[[place]])
-            hits = searcher.nearest([query], _FIRST + 1)[0]
+            hits = searcher.nearest([query], FIRST + 1)[0]
             counting = _labelled(searcher, query, entry.key, photos.names, hits)
             yield Shown(entry.path, entry.label, counting, float(average))
 
 
 def _add_histograms(
-    result: Evaluation, store: Store, photos: _Photos, chosen: NDArray[np.intp], progress: Progress
+    result: Evaluation, store: Store, photos: Photos, chosen: NDArray[np.intp], progress: Progress
 ) -> None:
     """Rank by colour alone."""
     places = np.flatnonzero(photos.labels >= 0)
@@ -430,8 +231,8 @@ def _add_histograms(
 
 
 def _refs(store: Store, ids: NDArray[np.int64], places: NDArray[np.intp]) -> Iterator[ImageRef]:
-    for start in range(0, len(places), _PART):
-        numbers = ids[places[start : start + _PART]].tolist()
+    for start in range(0, len(places), PART):
+        numbers = ids[places[start : start + PART]].tolist()
         entries = store.entries(numbers)
         for number in numbers:
             entry = entries[number]
