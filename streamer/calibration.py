@@ -58,9 +58,7 @@ def calibrate(store: Store, index: ApproximateIndex, *, trees: int, candidates: 
     count = len(index.ids)
     sample = np.random.default_rng(0).choice(count, min(count, _QUERIES), replace=False, shuffle=False)
     entries = store.entries(index.ids[np.sort(sample)].tolist()).values()
-    shards = np.array([entry.shard for entry in entries], dtype=np.int64)
-    rows = np.array([entry.row for entry in entries], dtype=np.int64)
-    queries = store.rows(store.spec.indexed, shards, rows)
+    _, queries = store.features_of(store.spec.indexed, list(entries))
     truths = nearest_exact(store, queries, _K)
     search_k = 10 * candidates
     best = Tuned(search_k, -1.0)

@@ -84,6 +84,12 @@ def _weights(value: object, info: ValidationInfo) -> str:
     return str(value) if value in _NAMED_WEIGHTS else str(_path(value, info))
 
 
+def _fraction(value: object) -> object:
+    """Take ``30 %`` for 0.3."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else value
+
+
 def _auto(value: object) -> object:
     return None if value == "auto" else value
 
@@ -101,6 +107,10 @@ class Source(_Section):
 
     folder: PathFromBase = Field(description="searched recursively; label = name of the parent folder")
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    max_removed: Annotated[float, BeforeValidator(_fraction)] = Field(
+        0.3, ge=0, le=1, description="share of the library that one run may drop; more is taken for a mishap"
+    )
+    allow_empty: bool = Field(False, description="whether a source without a single image is what it seems")
 
 
 class Images(_Section):
@@ -152,6 +162,9 @@ class Index(_Section):
     kind: Literal["annoy", "exact"] | None = Field(None, description="without it: annoy where it is installed")
     trees: Annotated[int | None, BeforeValidator(_auto)] = Field(None, ge=1, le=1000)
     seed: int = Field(0, ge=0, lt=2**31)
+    rebuild_fraction: Annotated[float, BeforeValidator(_fraction)] = Field(
+        0.1, ge=0, description="of the indexed images; what is newer is searched beside the index until it is more"
+    )
 
 
 class Search(_Section):

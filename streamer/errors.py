@@ -16,6 +16,7 @@ __all__ = [
     "StoreCorruptError",
     "StoreLockedError",
     "StoreMissingError",
+    "StoreWriteError",
     "StreamerError",
     "WeightsError",
 ]
@@ -72,6 +73,10 @@ class StoreMissingError(StreamerError):
 
 class StoreCorruptError(StreamerError):
     """A file of the store is damaged, missing, or of a format this release cannot read."""
+
+
+class StoreWriteError(StreamerError):
+    """The store cannot be written: the disk is full, or fails. What was committed is safe."""
 
 
 class IndexMissingError(StreamerError):

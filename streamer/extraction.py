@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Generator, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -26,7 +28,7 @@ from streamer.errors import EngineUnavailableError
 from streamer.images.batches import batches
 from streamer.images.feeding import usable_cores
 from streamer.memory import ExtractPlan, MemoryWatch, plan_extract
-from streamer.records import FeatureBatch, ImageRef, Rejected
+from streamer.records import Decoded, FeatureBatch, ImageRef, Known, Rejected
 from streamer.store import FeatureSpec
 
 __all__ = ["ExtractSettings", "Extractor", "Network"]
@@ -35,6 +37,8 @@ _LOG = logging.getLogger(__name__)
 
 # Larger batches made no engine faster on a CPU; a GPU wants enough work at once.
 _MAX_BATCH = {"cpu": 8, "gpu": 128}
+# More than the images that can be between decoding and the store: three batches on a GPU.
+_UNDER_WAY = 1024
 
 
 @dataclass(frozen=True)
@@ -270,7 +274,10 @@ class Extractor:
         )
 
     def features(
-        self, refs: Iterable[ImageRef], watch: MemoryWatch | None = None
+        self,
+        refs: Iterable[ImageRef],
+        watch: MemoryWatch | None = None,
+        known: Callable[[bytes], bool] | None = None,
     ) -> Generator[FeatureBatch, None, None]:
         """Decode, batch, and run forward.
 
@@ -279,6 +286,8 @@ class Extractor:
         refs : iterable of ImageRef
         watch : MemoryWatch, optional
             Shrinks the look-ahead when memory runs short.
+        known : callable, optional
+            Asked with the digest of an image's bytes, from any thread: True where they need no features.
 
         Yields
         ------
@@ -287,7 +296,8 @@ class Extractor:
         """
         from streamer.images.decode import DecodeLimits, decode_stream
 
-        engine = self.start()
+        if self.device == "gpu":
+            self.start()  # which may turn out to be out of order, and then the plan is another
         plan, size = self.plan, self.network.input_size
         decoded = decode_stream(
             refs,
@@ -296,9 +306,32 @@ class Extractor:
             processes=plan.decode_processes,
             lookahead_images=(lambda: watch.lookahead(plan.lookahead_images)) if watch else plan.lookahead_images,
             limits=DecodeLimits(self.settings.max_pixels, self.settings.max_file_bytes, plan.decode_bytes),
+            known=known,
         )
         with contextlib.closing(decoded):
-            yield from map(_finite, forward(engine, batches(decoded, plan.batch, size)))
+            stacked = batches(decoded if known is None else _once(decoded, known), plan.batch, size)
+            for batch in stacked:
+                if batch.refs:  # a library that was only moved needs no network
+                    yield from map(_finite, forward(self.start(), itertools.chain([batch], stacked)))
+                else:
+                    yield FeatureBatch((), (), {}, batch.rejected, batch.known)
+
+
+def _once(
+    decoded: Iterable[Decoded | Known | Rejected], known: Callable[[bytes], bool]
+) -> Iterator[Decoded | Known | Rejected]:
+    """Let the same bytes through once: the first may be on its way to the store and not known there yet."""
+    recent: OrderedDict[bytes, None] = OrderedDict()
+    for item in decoded:
+        if not isinstance(item, Decoded):
+            yield item
+        elif item.content in recent or known(item.content):
+            yield Known(item.ref, item.content)
+        else:
+            recent[item.content] = None
+            if len(recent) > _UNDER_WAY:
+                recent.popitem(last=False)
+            yield item
 
 
 def _finite(batch: FeatureBatch) -> FeatureBatch:
@@ -317,6 +350,7 @@ def _finite(batch: FeatureBatch) -> FeatureBatch:
         contents=_where(batch.contents, good),
         features={name: values[good] for name, values in batch.features.items()},
         rejected=(*batch.rejected, *(Rejected(ref, reason) for ref in bad)),
+        known=batch.known,
     )
 
 

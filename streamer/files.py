@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "PARTIAL",
+    "PatientFile",
+    "digest_of",
     "fsync_file",
     "fsync_folder",
     "published",
@@ -23,9 +28,95 @@ __all__ = [
 PARTIAL = ".partial"
 """Suffix of a file or folder that is still being written; whatever carries it is worthless after a crash."""
 
+_READ_BYTES = 2**20
 # A virus scanner or a search indexer may hold a fresh file open for a moment on Windows.
 _RENAME_TRIES = 10 if sys.platform == "win32" else 1
 _RENAME_PAUSE_SECONDS = 0.1
+
+
+class PatientFile(io.RawIOBase):
+    """A new file for a library that cannot take a full disk: errors are kept, and raised when they are asked for.
+
+    HDF5 ends the process with a segmentation fault when it is told, as it closes a file, that the disk is full. So it
+    is told that all went well, and the file, which is of no use any more, is thrown away.
+
+    Parameters
+    ----------
+    path : Path
+        Replaced if it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first error there was."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self, *, sync: bool = False) -> None:
+        """Close the file, after forcing it to the disk if so asked.
+
+        Raises
+        ------
+        OSError
+            With `sync` only: the first error there was, or that of forcing.
+        """
+        try:
+            if sync:
+                self.check()
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+            super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while self._error is None and done < len(view):
+            try:
+                done += self._file.write(view[done:]) or 0
+            except OSError as error:
+                self._error = error
+        return len(view)
+
+    def readinto(self, buffer: Any, /) -> int:
+        return self._file.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            if self._error is None:
+                return self._file.truncate(size)
+        except OSError as error:
+            self._error = error
+        return size or 0
+
+
+def digest_of(path: Path) -> tuple[int, bytes]:
+    """Size in bytes and BLAKE2b-128 digest of a file."""
+    digest = blake2b(digest_size=16)
+    size = 0
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+            size += len(block)
+    return size, digest.digest()
 
 
 def fsync_file(path: Path) -> None:

@@ -134,11 +134,27 @@ class IndexBuilder:
             recall_at_10=None,
         )
 
-    def is_current(self, generation: Generation | None) -> bool:
-        """Whether a published generation is whole, and is what a new one would be."""
+    def is_due(self, generation: Generation | None, rebuild_fraction: float) -> bool:
+        """Whether a new generation is worth its while.
+
+        Parameters
+        ----------
+        generation : Generation or None
+            The published one.
+        rebuild_fraction : float
+            Images that are newer than it are searched one by one, beside it; those that are gone are in its way.
+            More than this share of the indexed ones, and it is due.
+        """
         if generation is None or not generation.complete:
-            return False
-        return replace(generation.manifest, dimension=0, search_k=0, recall_at_10=None) == self._wanted
+            return True
+        wanted, built = self._wanted, generation.manifest
+        as_asked = replace(built, dimension=0, search_k=0, recall_at_10=None, files={})
+        if replace(as_asked, rows=wanted.rows, newest_id=wanted.newest_id) != wanted:
+            return True
+        older, newer = self._store.catalog.count_since(built.newest_id)
+        if newer:
+            _LOG.info("%d images are newer than the index and are searched beside it", newer)
+        return newer + built.rows - older > rebuild_fraction * built.rows
 
     def reduce(self) -> None:
         """Fit PCA into a new draft."""

@@ -23,7 +23,7 @@ from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
 from streamer.records import Progress
 from streamer.report import Report
-from streamer.store import Store, StoreLock, StoreWriter, find_changes
+from streamer.store import Changes, Store, StoreLock, StoreWriter, find_changes
 
 __all__ = ["run"]
 
@@ -136,8 +136,8 @@ class _Job:
                 _LOG.warning("the index is damaged and will be made anew: %s", error)
                 current = None
             builder = IndexBuilder(store, self.index, self.budget, self.progress, self.should_stop)
-            if not alone and builder.is_current(current):
-                _LOG.info("the index is up to date")
+            if not alone and not builder.is_due(current, self.config.index.rebuild_fraction):
+                _LOG.info("the index is good as it is")
             elif len(store) == 0:
                 if alone and "extract" not in stages:
                     raise StreamerError(f"{self.config.store}: holds no images; run 'streamer extract' first")
@@ -173,26 +173,20 @@ class _Job:
         changes = find_changes(self._source(), writer.catalog, extractor.limits)
         images = self.report.images
         try:
-            images |= {"seen": changes.seen, "unchanged": changes.unchanged, "removed": len(changes.removed)}
-            if changes.seen == 0 and changes.removed:
-                # A disk that is not mounted looks like an empty folder.
-                raise StreamerError(
-                    f"{self.config.source.folder}: holds no images at all, but the store holds {len(changes.removed)}: "
-                    "nothing was changed. Is the disk mounted? If the images are really gone, delete "
-                    f"{self.config.store}"
-                )
+            images |= {"seen": changes.seen, "unchanged": changes.unchanged, "removed": changes.removed_count()}
+            self._refuse_to_drop(changes, writer)
             writer.apply(changes)
             _LOG.info(
-                "%d images: %d to extract, %d unchanged, %d removed, %d that failed before",
-                *(changes.seen, changes.pending_count, changes.unchanged, len(changes.removed), changes.known_bad),
+                "%d images: %d to look at, %d unchanged, %d gone, %d that failed before",
+                *(changes.seen, changes.pending_count, changes.unchanged, changes.removed_count(), changes.known_bad),
             )
             done = 0
             if changes.pending_count:
                 _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.summary)
-                with contextlib.closing(extractor.features(changes.pending(), watch)) as batches:
+                with contextlib.closing(extractor.features(changes.pending(), watch, writer.knows)) as batches:
                     for batch in batches:
                         writer.append(batch)
-                        done += len(batch.refs) + len(batch.rejected)
+                        done += len(batch.refs) + len(batch.rejected) + len(batch.known)
                         self.progress("extract", done, changes.pending_count)
                         if self.should_stop():
                             break
@@ -201,14 +195,34 @@ class _Job:
             give_back_memory()
             writer.commit()
             writer.publish_view()
+            images["removed"] = changes.removed_count()
         finally:
             changes.close()
-            images |= {"added": writer.added, "updated": writer.updated}
-        self.report.images_per_second = round((writer.added + writer.updated) / (time.monotonic() - began), 3)
+            images |= {name: writer.counts[name] for name in ("added", "updated", "moved")}
+            images["unchanged"] += writer.counts["unchanged"]
+        extracted = writer.counts["added"] + writer.counts["updated"]
+        self.report.images_per_second = round(extracted / (time.monotonic() - began), 3)
         if self.should_stop():
             raise Interrupted(
                 f"stopped after {done} of {changes.pending_count} images; all of them are committed, "
                 "the next run goes on from there"
+            )
+
+    def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
+        """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
+        source, gone = self.config.source, changes.removed_count()
+        held = writer.catalog.count("images")
+        if changes.seen == 0 and gone and not source.allow_empty:
+            raise StreamerError(
+                f"{source.folder}: holds no images at all, but the store holds {held}: nothing was changed. Is the "
+                "disk mounted? If the images are really gone, run once with --set source.allow_empty=true"
+            )
+        lost = gone - changes.likely_moved()
+        if lost > source.max_removed * held and changes.seen:
+            raise StreamerError(
+                f"{source.folder}: {lost} of the {held} images in the store are gone, more than source.max_removed "
+                f"allows ({source.max_removed:.0%}): nothing was changed. Is part of the library not mounted? If the "
+                "images are really gone, run once with --set source.max_removed=1"
             )
 
     def _source(self) -> FolderSource:

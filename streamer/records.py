@@ -80,6 +80,21 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """An image whose bytes the store has features of, under whatever key: it is not extracted again.
+
+    Attributes
+    ----------
+    ref : ImageRef
+    content : bytes
+        BLAKE2b-128 digest of the file's bytes.
+    """
+
+    ref: ImageRef
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Images stacked for one forward pass, in the order of the listing.
 
@@ -88,15 +103,19 @@ class Batch:
     refs : tuple of ImageRef, length n
     contents : tuple of bytes, length n
     pixels : ndarray of shape (n, height, width, 3), uint8
-        RGB, 0-255. Only the last batch of a stream has fewer images than the batch size; it may have none.
+        RGB, 0-255. The last batch of a stream may have fewer images than the batch size, or none; so may one that
+        many known or rejected images came with.
     rejected : tuple of Rejected
         Images that could not be read, met while this batch was filled.
+    known : tuple of Known
+        Images that need no features, met while this batch was filled.
     """
 
     refs: tuple[ImageRef, ...]
     contents: tuple[bytes, ...]
     pixels: NDArray[np.uint8]
     rejected: tuple[Rejected, ...] = ()
+    known: tuple[Known, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +129,14 @@ class FeatureBatch:
     features : mapping of str to ndarray of shape (n, ...), float32
         One entry for each output of the backbone, by the output's name, such as ``"block5_pool:gem"``.
     rejected : tuple of Rejected
+    known : tuple of Known
     """
 
     refs: tuple[ImageRef, ...]
     contents: tuple[bytes, ...]
     features: Mapping[str, NDArray[np.float32]]
     rejected: tuple[Rejected, ...] = field(default=())
+    known: tuple[Known, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)

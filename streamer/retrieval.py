@@ -1,4 +1,7 @@
-"""Features in, hits out: candidates from the index, their rows from the store, ranking by full-precision cosine."""
+"""Features in, hits out: candidates from the index, their rows from the store, ranking by full-precision cosine.
+
+Images that are newer than the index are scanned beside it, all of them: an answer is never older than the store.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from streamer.records import Hit
 from streamer.reduction import Reducer
 from streamer.store import Entry, Store
 
-__all__ = ["ApproximateIndex", "nearest_approximate", "nearest_exact"]
+__all__ = ["ApproximateIndex", "nearest_approximate", "nearest_exact", "newer_candidates"]
 
 # A scan holds a block of rows, its normalised copy and its scores.
 _SCAN_BLOCK_BYTES = 16 * 2**20
@@ -60,8 +63,12 @@ class ApproximateIndex:
         count, search_k : int
             How many candidates, and how many nodes of the forest to look at.
         """
-        positions, scores = self._annoy.candidates(self._reducer.transform(query[None])[0], count, search_k)
+        positions, scores = self._annoy.candidates(self.reduced(query[None])[0], count, search_k)
         return self.ids[positions], scores
+
+    def reduced(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows of shape (n, d), float32, in the space that is indexed."""
+        return self._reducer.transform(rows)
 
 
 def nearest_approximate(
@@ -73,6 +80,7 @@ def nearest_approximate(
     candidates: int,
     search_k: int,
     rerank: bool = True,
+    beside: Sequence[int] = (),
 ) -> list[Hit]:
     """The k images nearest to a query, by way of the index.
 
@@ -89,6 +97,8 @@ def nearest_approximate(
         Nodes of the forest to look at, for that many candidates.
     rerank : bool
         Rank by the cosine of the stored features. Otherwise by that of the reduced vectors.
+    beside : sequence of int
+        Ids of further candidates, that the index does not hold.
 
     Returns
     -------
@@ -102,11 +112,36 @@ def nearest_approximate(
         if len(live) >= k or asked >= len(index.ids):
             break
         asked *= 2
+    newer = list(store.entries(beside).values())
     if rerank:
-        return _ranked(store, query, list(live.values()), k)
+        return _ranked(store, query, [*live.values(), *newer], k)
     by_id = dict(zip(ids.tolist(), scores.tolist(), strict=True))
     entries = list(live.values())
-    return _hits(entries, np.array([by_id[entry.id] for entry in entries]), k)
+    known = np.array([by_id[entry.id] for entry in entries])
+    _, rows = store.features_of(store.spec.indexed, newer)
+    return _hits([*entries, *newer], np.append(known, cosines(index.reduced(query[None])[0], index.reduced(rows))), k)
+
+
+def newer_candidates(store: Store, queries: NDArray[np.float32], newest_id: int, k: int) -> list[list[int]]:
+    """Ids of the images newer than an index that are nearest to each query, by a scan of all of them.
+
+    Parameters
+    ----------
+    store : Store
+    queries : ndarray of shape (q, d), float32
+    newest_id : int
+        Of the index.
+    k : int
+
+    Returns
+    -------
+    list of list of int
+        For each query, at least `k` where there are as many.
+    """
+    output = store.spec.indexed
+    block_rows = max(1, _SCAN_BLOCK_BYTES // (4 * store.feature_length(output)))
+    found: list[list[int]] = exact_candidates(queries, store.blocks(output, block_rows, newest_id), k).tolist()
+    return found
 
 
 def nearest_exact(store: Store, queries: NDArray[np.float32], k: int) -> list[list[Hit]]:
@@ -133,13 +168,11 @@ def nearest_exact(store: Store, queries: NDArray[np.float32], k: int) -> list[li
 
 
 def _ranked(store: Store, query: NDArray[np.float32], entries: Sequence[Entry], k: int) -> list[Hit]:
-    shards = np.array([entry.shard for entry in entries], dtype=np.int64)
-    rows = np.array([entry.row for entry in entries], dtype=np.int64)
     output = store.spec.indexed
     step = max(1, _SCAN_BLOCK_BYTES // (4 * store.feature_length(output)))  # rows may be megabytes each
     scores = [
-        cosines(query, store.rows(output, shards[start : start + step], rows[start : start + step]))
-        for start in range(0, len(rows), step)
+        cosines(query, store.features_of(output, entries[start : start + step])[1])
+        for start in range(0, len(entries), step)
     ]
     return _hits(entries, np.concatenate(scores) if scores else np.empty(0), k)
 

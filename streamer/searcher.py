@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,10 +19,13 @@ from streamer.errors import FingerprintMismatchError, IndexMissingError
 from streamer.extraction import Extractor, ExtractSettings, Network
 from streamer.index import Generation, current_generation
 from streamer.records import Hit, ImageRef
-from streamer.retrieval import ApproximateIndex, nearest_approximate, nearest_exact
-from streamer.store import Store
+from streamer.retrieval import ApproximateIndex, nearest_approximate, nearest_exact, newer_candidates
+from streamer.store import ShardMissingError, Store
 
 __all__ = ["QueryResult", "Searcher"]
+
+_LOG = logging.getLogger(__name__)
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Searcher:
         self.store = Store(path)
         self._extractor: Extractor | None = None
         self._index: ApproximateIndex | None = None
+        self._warned = False
         try:
             settings = self.store.catalog.settings()
             self.defaults = Search(**settings.get("search", {}))
@@ -166,34 +171,56 @@ class Searcher:
         if not queries:
             return []
         wanted = k or self.defaults.k
-        if exact:
-            return nearest_exact(self.store, np.stack(queries), wanted)
-        if self.generation is None:
-            raise IndexMissingError(
-                f"{self.store.path}: there is no index yet; run 'streamer index CONFIG', or search with --exact"
-            )
+        exact = exact or self._searches_all()
+        index = None if exact else self._open_index()
+        for attempt in range(_TRIES):
+            try:
+                with self.store.catalog.snapshot():  # a run may commit in the middle
+                    if index is None:
+                        return nearest_exact(self.store, np.stack(queries), wanted)
+                    return self._nearest(index, np.stack(queries), wanted, candidates or self.defaults.candidates)
+            except ShardMissingError:  # compact has just moved its rows: a new look at the catalog finds them
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError
+
+    def _nearest(
+        self, index: ApproximateIndex, queries: NDArray[np.float32], k: int, candidates: int
+    ) -> list[list[Hit]]:
+        assert self.generation is not None
         measured = self.generation.manifest
-        if measured.kind == "exact":
-            return nearest_exact(self.store, np.stack(queries), wanted)
-        index = self._open_index(self.generation)
-        proposals = candidates or self.defaults.candidates
-        effort = max(1, measured.search_k * proposals // max(1, measured.candidates))
+        newer = newer_candidates(self.store, queries, measured.newest_id, k)
         return [
             nearest_approximate(
                 self.store,
                 index,
                 query,
-                wanted,
-                candidates=proposals,
-                search_k=effort,
+                k,
+                candidates=candidates,
+                search_k=max(1, measured.search_k * candidates // max(1, measured.candidates)),
                 rerank=self.defaults.rerank,
+                beside=beside,
             )
-            for query in queries
+            for query, beside in zip(queries, newer, strict=True)
         ]
 
-    def _open_index(self, generation: Generation) -> ApproximateIndex:
-        if self._index is None:
-            self._index = ApproximateIndex(generation.reducer_path, generation.annoy_path, generation.ids())
+    def _searches_all(self) -> bool:
+        """Whether there is no index but the features themselves."""
+        if self.generation is None and not self._warned:
+            _LOG.warning("%s: there is no index yet: every image is looked at", self.store.path)
+            self._warned = True
+        return self.generation is None or self.generation.manifest.kind == "exact"
+
+    def _open_index(self) -> ApproximateIndex:
+        while self._index is None:
+            generation = self.generation
+            assert generation is not None
+            try:
+                self._index = ApproximateIndex(generation.reducer_path, generation.annoy_path, generation.ids())
+            except IndexMissingError:  # two newer ones were published since, and it was removed
+                self.generation = current_generation(self.store.path / "index")
+                if self.generation is None or self.generation.number == generation.number:
+                    raise
         return self._index
 
     def _query_features(self, paths: Sequence[str]) -> Iterator[tuple[int, Any, str | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,14 @@ def ref(key: str, size: int = 100, mtime_ns: int = 1) -> ImageRef:
 
 def feature_batch(keys: Sequence[str], features: np.ndarray, name: str = "fc2", **state: int) -> FeatureBatch:
     """A batch whose images have these features."""
-    contents = tuple(key.encode().ljust(16, b"-")[:16] for key in keys)
-    return FeatureBatch(tuple(ref(key, **state) for key in keys), contents, {name: features.astype(np.float32)})
+    rows = features.astype(np.float32)
+    contents = tuple(content(key, row) for key, row in zip(keys, rows, strict=True))
+    return FeatureBatch(tuple(ref(key, **state) for key in keys), contents, {name: rows})
+
+
+def content(key: str, row: np.ndarray) -> bytes:
+    """Stands in for the digest of a file: another key or other features are other content."""
+    return blake2b(key.encode() + row.tobytes(), digest_size=16).digest()
 
 
 @pytest.fixture

@@ -57,7 +57,10 @@ def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("search: {k: '10'}\n", "a.yaml:3: search.k: '10': input should be a valid integer"),
         ("search: {k: 0}\n", "a.yaml:3: search.k: 0: input should be greater than or equal to 1"),
         ("search: {rerank: 'yes'}\n", "a.yaml:3: search.rerank: 'yes': input should be a valid boolean"),
-        ("index: 5\n", "a.yaml:3: index: 5 stands where a section with keys should: kind, trees, seed"),
+        (
+            "index: 5\n",
+            "a.yaml:3: index: 5 stands where a section with keys should: kind, trees, seed, rebuild_fraction",
+        ),
         (
             "backbone:\n  outputs:\n    - {layer: fc2}\n    - {layer: fc1, poling: avg}\n",
             "a.yaml:6: unknown key 'poling' in backbone.outputs.1 (did you mean 'pooling'?)",

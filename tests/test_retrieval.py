@@ -108,7 +108,7 @@ def test_deleted_images_are_made_up_for(
     query = clustered(1, seed=7)[0]
     gone = {key for key, _ in truth(query, 120)}
     with open_writer(LENGTH) as writer, writer.catalog.transaction():
-        writer.catalog.forget_images((key,) for key in gone)
+        writer.catalog.execute(f"DELETE FROM images WHERE key IN ({','.join('?' * len(gone))})", list(gone))
     hits = nearest_approximate(store, index, query, 10, candidates=20, search_k=2000)
     assert len(hits) == 10 and not gone & {hit.key for hit in hits}
     everything = nearest_approximate(store, index, query, 1000, candidates=20, search_k=2000)

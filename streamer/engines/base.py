@@ -149,7 +149,7 @@ def forward(engine: Engine, batches: Iterable[Batch], *, ahead: int | None = Non
         ahead = 2 if engine.device == "gpu" else 0
     if ahead == 0:
         for batch in batches:
-            yield FeatureBatch(batch.refs, batch.contents, engine.extract(batch.pixels), batch.rejected)
+            yield FeatureBatch(batch.refs, batch.contents, engine.extract(batch.pixels), batch.rejected, batch.known)
         return
     under_way: deque[tuple[Batch, Future[dict[str, NDArray[np.float32]]]]] = deque()
     thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -165,4 +165,4 @@ def forward(engine: Engine, batches: Iterable[Batch], *, ahead: int | None = Non
 
 
 def _finished(batch: Batch, features: Future[dict[str, NDArray[np.float32]]]) -> FeatureBatch:
-    return FeatureBatch(batch.refs, batch.contents, features.result(), batch.rejected)
+    return FeatureBatch(batch.refs, batch.contents, features.result(), batch.rejected, batch.known)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import StreamerError
+from streamer.errors import IndexMissingError, StreamerError
 from streamer.evaluation.measures import FIRST, Evaluation, Quality, Shown, expected_by_chance, precision
 from streamer.evaluation.photos import PART, Photos
 from streamer.images.decode import DecodeLimits, decode_stream
@@ -69,6 +69,8 @@ def evaluate(
         If the store holds fewer than two photos, or no photo of a label that is excluded.
     """
     store = searcher.store
+    if searcher.generation is None:
+        raise IndexMissingError(f"{store.path}: there is no index to measure; run 'streamer index CONFIG'")
     photos = Photos.of(store, exclude)
     count = len(photos.ids)
     if count < 2:
@@ -125,10 +127,7 @@ def _blocks(chosen: NDArray[np.intp], count: int, length: int) -> Iterator[NDArr
 
 def _features(store: Store, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     found = store.entries(ids.tolist())
-    entries = [found[number] for number in ids.tolist()]
-    shards = np.array([entry.shard for entry in entries], dtype=np.int64)
-    rows = np.array([entry.row for entry in entries], dtype=np.int64)
-    return store.rows(store.spec.indexed, shards, rows)
+    return store.features_of(store.spec.indexed, [found[number] for number in ids.tolist()])[1]
 
 
 def _normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:

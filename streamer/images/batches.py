@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from streamer.records import Batch, Decoded, ImageRef, Rejected
+from streamer.records import Batch, Decoded, ImageRef, Known, Rejected
 
 __all__ = ["batches"]
 
+# A library that was only moved has no pictures for the network: its images must reach the store all the same.
+_MOST_OTHERS = 256
 
-def batches(decoded: Iterable[Decoded | Rejected], batch_size: int, size: tuple[int, int]) -> Iterator[Batch]:
-    """Stack pictures in the order they come; refused ones travel with the batch that was being filled.
+
+def batches(decoded: Iterable[Decoded | Known | Rejected], batch_size: int, size: tuple[int, int]) -> Iterator[Batch]:
+    """Stack pictures in the order they come; refused and known ones travel with the batch that was being filled.
 
     Parameters
     ----------
-    decoded : iterable of Decoded or Rejected
+    decoded : iterable of Decoded, Known or Rejected
         Pixels of shape (height, width, 3), uint8.
     batch_size : int
         Pictures in a batch, at least 1.
@@ -26,8 +29,8 @@ def batches(decoded: Iterable[Decoded | Rejected], batch_size: int, size: tuple[
     Yields
     ------
     Batch
-        `batch_size` pictures each, the last one what is left: perhaps none, when only refused ones came after the
-        last full batch. An empty input gives no batch.
+        `batch_size` pictures each, the last one what is left: perhaps none, when only others came after the last full
+        batch. A batch is closed early when 256 others have come with it. An empty input gives no batch.
 
     Raises
     ------
@@ -42,18 +45,25 @@ def batches(decoded: Iterable[Decoded | Rejected], batch_size: int, size: tuple[
     refs: list[ImageRef] = []
     contents: list[bytes] = []
     rejected: list[Rejected] = []
+    known: list[Known] = []
     for item in decoded:
         if isinstance(item, Rejected):
             rejected.append(item)
-            continue
-        if item.pixels.shape != shape:  # NumPy would stretch (1, 1, 3) over the whole place without a word
-            raise ValueError(f"{item.ref.key}: pixels of shape {item.pixels.shape} in a stream of {shape}")
-        pixels[len(refs)] = item.pixels
-        refs.append(item.ref)
-        contents.append(item.content)
-        if len(refs) == batch_size:
-            yield Batch(tuple(refs), tuple(contents), pixels, tuple(rejected))
+        elif isinstance(item, Known):
+            known.append(item)
+        else:
+            _check(item, shape)
+            pixels[len(refs)] = item.pixels
+            refs.append(item.ref)
+            contents.append(item.content)
+        if len(refs) == batch_size or len(rejected) + len(known) == _MOST_OTHERS:
+            yield Batch(tuple(refs), tuple(contents), pixels[: len(refs)], tuple(rejected), tuple(known))
             pixels = np.empty((batch_size, *shape), np.uint8)
-            refs, contents, rejected = [], [], []
-    if refs or rejected:
-        yield Batch(tuple(refs), tuple(contents), pixels[: len(refs)], tuple(rejected))
+            refs, contents, rejected, known = [], [], [], []
+    if refs or rejected or known:
+        yield Batch(tuple(refs), tuple(contents), pixels[: len(refs)], tuple(rejected), tuple(known))
+
+
+def _check(item: Decoded, shape: tuple[int, ...]) -> None:
+    if item.pixels.shape != shape:  # NumPy would stretch (1, 1, 3) over the whole place without a word
+        raise ValueError(f"{item.ref.key}: pixels of shape {item.pixels.shape} in a stream of {shape}")

@@ -25,16 +25,21 @@ from streamer.images.feeding import Feeding
 from streamer.images.formats import HEAD_BYTES, UnreadableImageError, examine, make_way, open_image, sniff
 from streamer.images.gate import ByteGate, hand_back_freed_buffers
 from streamer.images.rgb import DECODE_RECIPE, SizeFor, rgb_pixels
-from streamer.records import Decoded, ImageRef, Rejected
+from streamer.records import Decoded, ImageRef, Known, Rejected
 
 if TYPE_CHECKING:
     from streamer.images.decode_pool import DecodeProcesses
 
-__all__ = ["DECODE_RECIPE", "DecodeLimits", "decode_file", "decode_stream", "read_pixels"]
+__all__ = ["DECODE_RECIPE", "DecodeLimits", "KnowsContent", "decode_file", "decode_stream", "read_pixels"]
 
 logger = logging.getLogger(__name__)
 
 _REASON_CHARACTERS = 200
+
+KnowsContent = Callable[[bytes], bool]
+"""Whether a store has features of the bytes with this digest."""
+
+_Outcome = Decoded | Known | Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +61,12 @@ class DecodeLimits:
 
 
 def decode_file(
-    ref: ImageRef, size: tuple[int, int], limits: DecodeLimits, gate: ByteGate | None = None
-) -> Decoded | Rejected:
+    ref: ImageRef,
+    size: tuple[int, int],
+    limits: DecodeLimits,
+    gate: ByteGate | None = None,
+    known: KnowsContent | None = None,
+) -> Decoded | Known | Rejected:
     """Turn one file into pixels.
 
     Parameters
@@ -68,10 +77,12 @@ def decode_file(
     limits : DecodeLimits
     gate : ByteGate, optional
         Held while file and buffers are in memory. Its capacity is at least ``limits.memory_bytes``.
+    known : callable, optional
+        Asked with the digest of the file's bytes; True leaves it undecoded.
 
     Returns
     -------
-    Decoded or Rejected
+    Decoded, Known or Rejected
         Whatever is wrong with the file, nothing is raised.
 
     Raises
@@ -80,10 +91,20 @@ def decode_file(
         `gate` was closed.
     """
     try:
-        pixels, content = read_pixels(ref.path, lambda _width, _height: size, limits, gate)
+        pixels, content = read_pixels(ref.path, lambda _width, _height: size, limits, gate, known)
+    except _ContentKnownError as found:
+        return Known(ref, found.content)
     except UnreadableImageError as error:
         return Rejected(ref, str(error), error.lasting)
     return Decoded(ref, pixels, content)
+
+
+class _ContentKnownError(Exception):
+    """Nothing is wrong: there is just nothing to decode."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.content = content
 
 
 def decode_stream(
@@ -94,7 +115,8 @@ def decode_stream(
     lookahead_images: int | Callable[[], int],
     limits: DecodeLimits,
     processes: int = 0,
-) -> Generator[Decoded | Rejected, None, None]:
+    known: KnowsContent | None = None,
+) -> Generator[Decoded | Known | Rejected, None, None]:
     """Turn files into pixels; what comes out is in the order of what went in.
 
     Decoding starts on threads, and stays there unless `processes` are allowed and the threads turn out not to feed the
@@ -116,10 +138,13 @@ def decode_stream(
     processes : int
         Files decoded at one time by processes, each of which takes `decode_pool.WORKER_BYTES` by itself. 0: threads
         only, which is right where the network needs the cores.
+    known : callable, optional
+        Asked with the digest of a file's bytes, from any thread; True leaves the file undecoded. Processes cannot ask:
+        they decode it all the same.
 
     Yields
     ------
-    Decoded or Rejected
+    Decoded, Known or Rejected
         One for each of `refs`. Closing the stream early, or an error in `refs`, stops the threads: it waits for the
         images that they have in work, and starts no other. Processes are ended at once.
 
@@ -131,10 +156,10 @@ def decode_stream(
     if threads < 1 and processes < 1:
         raise ValueError(f"no image can be decoded by {threads} threads and {processes} processes")
     hand_back_freed_buffers()
-    pending: deque[Future[Decoded | Rejected]] = deque()
+    pending: deque[Future[_Outcome]] = deque()
     source = iter(refs)
     exhausted = False
-    with _Decoders(size, limits, threads, processes) as decoders:
+    with _Decoders(size, limits, threads, processes, known) as decoders:
         while True:
             lookahead = lookahead_images() if callable(lookahead_images) else lookahead_images
             while not exhausted and len(pending) < max(1, lookahead):
@@ -154,8 +179,16 @@ def decode_stream(
 class _Decoders:
     """The threads that decode, or that wait for the processes that do; one gate for all of them."""
 
-    def __init__(self, size: tuple[int, int], limits: DecodeLimits, threads: int, processes: int) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        limits: DecodeLimits,
+        threads: int,
+        processes: int,
+        known: KnowsContent | None,
+    ) -> None:
         self._size = size
+        self._known = known
         self._limits = limits
         self._threads = threads
         self._processes = processes
@@ -177,12 +210,12 @@ class _Decoders:
         self._gate.close()
         self._closing.close()
 
-    def submit(self, ref: ImageRef) -> Future[Decoded | Rejected]:
+    def submit(self, ref: ImageRef) -> Future[_Outcome]:
         if self._workers is not None:
             return self._pool.submit(self._workers.decode, ref)
-        return self._pool.submit(decode_file, ref, self._size, self._limits, self._gate)
+        return self._pool.submit(decode_file, ref, self._size, self._limits, self._gate, self._known)
 
-    def note_wait(self, pending: deque[Future[Decoded | Rejected]]) -> None:
+    def note_wait(self, pending: deque[Future[_Outcome]]) -> None:
         """Wait for the first of the images under way, and move to processes when such waits have become too many."""
         if self._feeding is None:
             return
@@ -210,14 +243,18 @@ class _Decoders:
         return pool
 
 
-def _settled(rejected: Rejected) -> Future[Decoded | Rejected]:
-    future: Future[Decoded | Rejected] = Future()
+def _settled(rejected: Rejected) -> Future[_Outcome]:
+    future: Future[_Outcome] = Future()
     future.set_result(rejected)
     return future
 
 
 def read_pixels(
-    path: str, size_for: SizeFor, limits: DecodeLimits, gate: ByteGate | None = None
+    path: str,
+    size_for: SizeFor,
+    limits: DecodeLimits,
+    gate: ByteGate | None = None,
+    known: KnowsContent | None = None,
 ) -> tuple[NDArray[np.uint8], bytes]:
     """Read one file, once, into pixels and the digest of the very bytes that the pixels came from.
 
@@ -228,6 +265,8 @@ def read_pixels(
         See `streamer.images.rgb.SizeFor`.
     limits : DecodeLimits
     gate : ByteGate, optional
+    known : callable, optional
+        See `decode_file`, which alone asks so.
 
     Returns
     -------
@@ -265,18 +304,21 @@ def read_pixels(
                 f"{limits.memory_bytes}: raise memory.budget"
             )
         with gate.holding(needed_bytes) if gate else contextlib.nullcontext():
-            return _read_and_decode(file, before, format_name, size_for)
+            return _read_and_decode(file, before, format_name, size_for, known)
 
 
 def _read_and_decode(
-    file: BinaryIO, before: os.stat_result, format_name: str, size_for: SizeFor
+    file: BinaryIO, before: os.stat_result, format_name: str, size_for: SizeFor, known: KnowsContent | None
 ) -> tuple[NDArray[np.uint8], bytes]:
     """Do what the gate is held for: all large buffers are this function's own, and gone when it returns."""
     with _file_errors():
         data = _read_unchanged(file, before)
+    content = blake2b(data, digest_size=16).digest()
+    if known is not None and known(content):
+        raise _ContentKnownError(content)
     with _picture_errors(format_name):
         pixels = rgb_pixels(open_image(BytesIO(data), format_name), size_for)
-    return pixels, blake2b(data, digest_size=16).digest()
+    return pixels, content
 
 
 def _opened(path: str) -> BinaryIO:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from streamer.images.decode import DecodeLimits, decode_file
 from streamer.images.decode_worker import Answer, NeedsMore, Request, Setup, map_pixels
 from streamer.images.gate import ByteGate, GateClosedError
-from streamer.records import Decoded, ImageRef, Rejected
+from streamer.records import Decoded, ImageRef, Known, Rejected
 
 __all__ = ["WORKER_BYTES", "DecodeProcesses"]
 
@@ -77,7 +77,7 @@ class DecodeProcesses:
         for _ in range(processes):
             self._idle.put(None)
 
-    def decode(self, ref: ImageRef) -> Decoded | Rejected:
+    def decode(self, ref: ImageRef) -> Decoded | Known | Rejected:
         """Turn one file into pixels, as `decode_file` does.
 
         A worker that was killed from outside (as the system does when memory runs out) has its file decoded here, on
@@ -112,7 +112,7 @@ class DecodeProcesses:
         for worker in workers:
             worker.exit_code()
 
-    def _ask(self, worker: _Worker, ref: ImageRef) -> Decoded | Rejected:
+    def _ask(self, worker: _Worker, ref: ImageRef) -> Decoded | Known | Rejected:
         """Have a file decoded while its bytes are held: an even share first, then what it turns out to take."""
         with self._gate.holding(self._share_bytes):
             answer = worker.ask((ref, self._share_bytes))
@@ -125,7 +125,9 @@ class DecodeProcesses:
                 return self._result(worker, ref, again)
         return Rejected(ref, "the file changed while it was read", lasting=False)
 
-    def _result(self, worker: _Worker, ref: ImageRef, answer: bytes | Rejected | BaseException) -> Decoded | Rejected:
+    def _result(
+        self, worker: _Worker, ref: ImageRef, answer: bytes | Rejected | BaseException
+    ) -> Decoded | Known | Rejected:
         if isinstance(answer, BaseException):
             raise answer
         if isinstance(answer, Rejected):
@@ -148,7 +150,7 @@ class DecodeProcesses:
             self._workers.add(worker)
             return worker
 
-    def _after_death(self, worker: _Worker, ref: ImageRef) -> Decoded | Rejected:
+    def _after_death(self, worker: _Worker, ref: ImageRef) -> Decoded | Known | Rejected:
         with self._lock:
             if self._closed:
                 raise GateClosedError

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streamer.images.decode import DecodeLimits, decode_file
 from streamer.images.gate import ByteGate, hand_back_freed_buffers
-from streamer.records import ImageRef, Rejected
+from streamer.records import Decoded, ImageRef, Rejected
 
 __all__ = ["Answer", "NeedsMore", "Request", "Setup", "main", "map_pixels"]
 
@@ -101,6 +101,7 @@ def _answer(ref: ImageRef, share_bytes: int, limits: DecodeLimits, pixels: NDArr
         return error
     if isinstance(result, Rejected):
         return result
+    assert isinstance(result, Decoded)  # it was not told what is known
     pixels[...] = result.pixels
     return result.content
 

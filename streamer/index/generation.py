@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import IndexMissingError
-from streamer.files import PARTIAL, fsync_file, fsync_folder, remove_tree, rename, replace_text
+from streamer.files import PARTIAL, digest_of, fsync_file, fsync_folder, remove_tree, rename, replace_text
 
 __all__ = ["Draft", "Generation", "Manifest", "current_generation"]
 
@@ -49,6 +50,8 @@ class Manifest:
     recall_asked, recall_at_10 : float, float or None
         Recall that was asked for, and the recall measured on sampled rows against exact search; None where the kind is
         exact.
+    files : mapping of str to (int, str)
+        Size in bytes and BLAKE2b-128 digest, hexadecimal, of each file of the generation but the manifest.
     """
 
     kind: str
@@ -66,6 +69,7 @@ class Manifest:
     candidates: int
     recall_asked: float
     recall_at_10: float | None
+    files: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class Draft:
@@ -129,9 +133,13 @@ class Draft:
 
     def publish(self, manifest: Manifest) -> Generation:
         """Complete it, give it its name and point CURRENT at it; generations but the newest two go."""
-        replace_text(self.path / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
-        for file in self.path.iterdir():
+        files = {}
+        for file in sorted(self.path.iterdir()):
             fsync_file(file)
+            size, digest = digest_of(file)
+            files[file.name] = (size, digest.hex())
+        manifest = replace(manifest, files=files)
+        replace_text(self.path / "manifest.json", json.dumps(asdict(manifest), indent=1) + "\n")
         fsync_folder(self.path)
         target = self._folder / f"{self.number:06d}"
         rename(self.path, target)

@@ -3,8 +3,10 @@
 from streamer.store.catalog import Catalog, Entry, Failure, LastRun
 from streamer.store.changes import Changes, find_changes
 from streamer.store.lock import StoreLock
+from streamer.store.reader import ShardMissingError
 from streamer.store.spec import FORMAT, FeatureSpec
-from streamer.store.store import Store, StoreWriter
+from streamer.store.store import Store
+from streamer.store.writer import StoreWriter
 
 __all__ = [
     "FORMAT",
@@ -14,6 +16,7 @@ __all__ = [
     "Failure",
     "FeatureSpec",
     "LastRun",
+    "ShardMissingError",
     "Store",
     "StoreLock",
     "StoreWriter",

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import StoreCorruptError
+from streamer.errors import StoreCorruptError, StoreWriteError
 from streamer.records import ImageRef, Rejected
+from streamer.store.shard import SealedShard
 from streamer.store.spec import FORMAT, FeatureSpec
 
 __all__ = ["Catalog", "Entry", "Failure", "LastRun"]
@@ -30,20 +31,25 @@ CREATE TABLE shards (
     id INTEGER PRIMARY KEY AUTOINCREMENT,   -- the number in the file's name; never reused once committed
     rows INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
+    digest BLOB NOT NULL,                   -- BLAKE2b-128 of the file
     engine TEXT NOT NULL
 );
+CREATE TABLE features (
+    content BLOB PRIMARY KEY,               -- BLAKE2b-128 of the image file's bytes: the same bytes, the same features
+    shard INTEGER NOT NULL REFERENCES shards (id),
+    row INTEGER NOT NULL                    -- dead while no image has this content, until compact
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX features_by_place ON features (shard, row);
 CREATE TABLE images (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused: new content gets a new id
+    id INTEGER PRIMARY KEY AUTOINCREMENT,   -- never reused for other content: an edited image gets a new id
     key TEXT NOT NULL UNIQUE,
     path TEXT NOT NULL,
     label TEXT NOT NULL,
     size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL,
-    content BLOB NOT NULL,
-    shard INTEGER NOT NULL REFERENCES shards (id),
-    row INTEGER NOT NULL
+    content BLOB NOT NULL REFERENCES features (content)
 );
-CREATE INDEX images_by_row ON images (shard, row);
+CREATE INDEX images_by_content ON images (content);
 CREATE TABLE failures (
     path TEXT PRIMARY KEY,
     key TEXT NOT NULL,
@@ -152,7 +158,8 @@ class Catalog:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
             db.executescript(_SCHEMA)
-            db.executemany("INSERT INTO meta VALUES (?, ?)", [("format", str(FORMAT)), ("spec", spec.to_json())])
+            meta = [("format", str(FORMAT)), ("spec", spec.to_json()), ("changes", "0")]
+            db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
 
     def close(self) -> None:
         self._db.close()
@@ -177,9 +184,13 @@ class Catalog:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
         return (row[0] if row else 0) + 1
 
-    def known(self) -> Iterator[tuple[str, int, int, int, str]]:
-        """``(key, id, size, mtime_ns, path)`` of every image, sorted by key."""
-        return iter(self._db.cursor().execute("SELECT key, id, size, mtime_ns, path FROM images ORDER BY key"))
+    def known(self) -> Iterator[tuple[str, int, int, int, str, bytes]]:
+        """``(key, id, size, mtime_ns, path, content)`` of every image, sorted by key."""
+        return iter(self._db.cursor().execute("SELECT key, id, size, mtime_ns, path, content FROM images ORDER BY key"))
+
+    def knows(self, content: bytes) -> bool:
+        """Whether there are features of the bytes with this digest, of a live image or not."""
+        return self._db.execute("SELECT 1 FROM features WHERE content = ?", (content,)).fetchone() is not None
 
     def known_failures(self) -> Iterator[tuple[str, str, int, int, str]]:
         """``(key, path, size, mtime_ns, limits)`` of every failure, sorted by key."""
@@ -191,30 +202,66 @@ class Catalog:
         query = "SELECT key, path, reason FROM failures ORDER BY key, path"
         return (Failure(*row) for row in self._db.cursor().execute(query))
 
-    def places(self, block_sizes: Iterable[int]) -> Iterator[tuple[NDArray[np.int64], ...]]:
-        """Ids, shards and rows of the live images, in the order of the shards.
+    def places(self, block_sizes: Iterable[int], newer_than: int = 0) -> Iterator[tuple[NDArray[np.int64], ...]]:
+        """Ids, shards and rows of the live images, in the order of their ids, which is nearly that of the shards.
+
+        Each block is a question of its own: nothing is held between two of them, and no reader keeps the
+        write-ahead log from being emptied.
 
         Parameters
         ----------
         block_sizes : iterable of int
             How many images each block holds. The last may come out smaller.
+        newer_than : int
+            Only images with a higher id.
 
         Yields
         ------
         ids, shards, rows : ndarray of shape (block,), int64
         """
-        cursor = self._db.cursor().execute("SELECT id, shard, row FROM images ORDER BY shard, row")
+        query = (
+            "SELECT images.id, shard, row FROM images JOIN features USING (content) "
+            "WHERE images.id > ? ORDER BY images.id LIMIT ?"
+        )
+        last = newer_than
         for size in block_sizes:
-            found = cursor.fetchmany(size)
+            found = self._db.execute(query, (last, size)).fetchall()
             if not found:
                 return
             block = np.array(found, dtype=np.int64)
+            last = int(block[-1, 0])
             yield block[:, 0], block[:, 1], block[:, 2]
 
-    def live_rows(self, shard: int) -> NDArray[np.int64]:
-        """Rows of one shard that a live image uses, sorted. Shape (n,), int64."""
-        rows = self._db.execute("SELECT row FROM images WHERE shard = ? ORDER BY row", (shard,)).fetchall()
-        return np.array([row[0] for row in rows], dtype=np.int64)
+    def images_of(self, shard: int) -> Iterator[tuple[int, str, str]]:
+        """``(row, key, label)`` of the live images of one shard, by row, copies of the same bytes by id."""
+        query = (
+            "SELECT row, key, label FROM features JOIN images USING (content) WHERE shard = ? ORDER BY row, images.id"
+        )
+        return iter(self._db.cursor().execute(query, (shard,)))
+
+    def count_since(self, newest_id: int) -> tuple[int, int]:
+        """How many live images have an id up to this one, and how many a higher one."""
+        older, newer = self._db.execute(
+            "SELECT count(*) FILTER (WHERE id <= :id), count(*) FILTER (WHERE id > :id) FROM images", {"id": newest_id}
+        ).fetchone()
+        return int(older), int(newer)
+
+    @property
+    def changes(self) -> int:
+        """A number that grows with each transaction that changed images or shards."""
+        return int(self._db.execute("SELECT value FROM meta WHERE name = 'changes'").fetchone()[0])
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read inside comes from the same moment, whatever is written meanwhile."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
 
     def entries(self, ids: Sequence[int]) -> dict[int, Entry]:
         """The images with these ids. An id that is not live is left out."""
@@ -222,7 +269,8 @@ class Catalog:
         for start in range(0, len(ids), 500):
             part = [int(number) for number in ids[start : start + 500]]
             marks = ",".join("?" * len(part))
-            query = f"SELECT id, key, path, label, shard, row FROM images WHERE id IN ({marks})"  # noqa: S608
+            columns = "id, key, path, label, shard, row"
+            query = f"SELECT {columns} FROM images JOIN features USING (content) WHERE id IN ({marks})"  # noqa: S608
             found.update((row[0], Entry(*row)) for row in self._db.execute(query, part))
         return found
 
@@ -241,35 +289,67 @@ class Catalog:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        """Change images or shards: all or nothing.
 
-    def add_shard(self, shard: int, n_bytes: int, engine: str, rows: Sequence[tuple[ImageRef, bytes]]) -> int:
-        """Make a sealed shard's rows real: ``rows[i]`` is the image in row i. Call inside a transaction.
+        Raises
+        ------
+        StoreWriteError
+            If the disk is full or fails. Nothing was changed.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("UPDATE meta SET value = value + 1 WHERE name = 'changes'")
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # some errors roll back by themselves
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise _unwritten(self.path, error) from error
+
+    def add_shard(self, shard: int, sealed: SealedShard, engine: str, contents: Iterable[bytes]) -> None:
+        """Make a sealed shard's rows real: ``contents[i]`` is the content of row i. Call inside a transaction.
+
+        A content that has features elsewhere moves here.
+        """
+        values = (shard, sealed.rows, sealed.n_bytes, sealed.digest, engine)
+        self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", values)
+        self._db.executemany(
+            "INSERT INTO features VALUES (?, ?, ?) "
+            "ON CONFLICT (content) DO UPDATE SET shard = excluded.shard, row = excluded.row",
+            ((content, shard, row) for row, content in enumerate(contents)),
+        )
+
+    def place(self, ref: ImageRef, content: bytes, claim: Callable[[bytes], int | None]) -> str:
+        """Make an image one with this content, whose features are there. Call inside a transaction.
+
+        Parameters
+        ----------
+        ref : ImageRef
+        content : bytes
+        claim : callable
+            Gives the id of an image with this content that has just been found gone, once, or None.
 
         Returns
         -------
-        int
-            How many of the images replaced an older version of themselves.
+        {"unchanged", "updated", "moved", "added"}
+            What became of the image.
         """
-        self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?)", (shard, len(rows), n_bytes, engine))
-        replaced = self.forget_images((ref.key,) for ref, _ in rows)
-        self.forget_failures([(ref.path,) for ref, _ in rows])
-        self._db.executemany(
-            "INSERT INTO images (key, path, label, size, mtime_ns, content, shard, row) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (ref.key, ref.path, ref.label, ref.size, ref.mtime_ns, content, shard, row)
-                for row, (ref, content) in enumerate(rows)
-            ),
-        )
-        return replaced
+        state = (ref.path, ref.label, ref.size, ref.mtime_ns)
+        before = self._db.execute("SELECT id, content FROM images WHERE key = ?", (ref.key,)).fetchone()
+        if before is not None and before[1] == content:
+            query = "UPDATE images SET path = ?, label = ?, size = ?, mtime_ns = ? WHERE id = ?"
+            self._db.execute(query, (*state, before[0]))
+            return "unchanged"
+        if before is not None:
+            self._db.execute("DELETE FROM images WHERE id = ?", (before[0],))
+        # An image that moved keeps its id, and with it its place in the index.
+        number = claim(content) if before is None else None
+        query = "INSERT INTO images (id, key, path, label, size, mtime_ns, content) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        self._db.execute(query, (number, ref.key, *state, content))
+        return "updated" if before is not None else "added" if number is None else "moved"
 
     def add_failures(self, rejected: Iterable[Rejected], limits: str) -> None:
         """Remember images that could not be read. Call inside a transaction.
@@ -292,12 +372,8 @@ class Catalog:
             ),
         )
 
-    def forget_images(self, keys: Iterable[tuple[str]]) -> int:
-        """Mark the rows of these images dead; returns how many there were. Call inside a transaction."""
-        return self._db.executemany("DELETE FROM images WHERE key = ?", keys).rowcount
-
     def forget_unreadable(self, rejected: Iterable[Rejected]) -> None:
-        """Mark the rows of images dead whose content can no longer be read. Call inside a transaction."""
+        """Forget images whose content can no longer be read. Call inside a transaction."""
         places = ((each.ref.key, each.ref.path) for each in rejected if each.lasting)
         self._db.executemany("DELETE FROM images WHERE key = ? AND path = ?", places)
 
@@ -306,7 +382,7 @@ class Catalog:
         self._db.executemany("UPDATE images SET path = ? WHERE key = ?", paths)
 
     def forget_ids(self, ids: Iterable[int]) -> None:
-        """Mark the rows of these images dead. Call inside a transaction."""
+        """Forget these images; their features stay, until compact, for the day they come back. In a transaction."""
         self._db.executemany("DELETE FROM images WHERE id = ?", ((number,) for number in ids))
 
     def forget_failures(self, paths: Iterable[tuple[str]]) -> None:
@@ -322,7 +398,11 @@ class Catalog:
         return cursor.lastrowid
 
     def end_run(self, run: int, exit_code: int, message: str) -> None:
-        """Note how a run ended."""
+        """Note how a run ended, if the disk takes it: a run that met a full one must end by that error."""
+        with contextlib.suppress(sqlite3.Error):
+            self._end_run(run, exit_code, message)
+
+    def _end_run(self, run: int, exit_code: int, message: str) -> None:
         self._db.execute(
             "UPDATE runs SET finished = ?, exit_code = ?, message = ? WHERE id = ?",
             (time.time(), exit_code, message, run),
@@ -351,6 +431,10 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
+
+
+def _unwritten(path: Path, error: sqlite3.Error) -> StoreWriteError:
+    return StoreWriteError(f"{path}: cannot be written ({error}); what was committed before is safe")
 
 
 def _damaged(path: Path, error: Exception) -> StoreCorruptError:

@@ -1,13 +1,12 @@
 """What has changed in the source since the last run: the listing merged with the catalog, both sorted by key.
 
-Neither side is ever held in memory as a whole. What is to be extracted goes to a temporary table on disk, so that its
-number is known before work starts and the source is walked once.
+Neither side is ever held in memory as a whole. What is to be looked at, and what is gone, goes to temporary tables on
+disk, so that the numbers are known before work starts and the source is walked once.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from array import array
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -27,11 +26,9 @@ class Changes:
     seen, unchanged : int
         Images listed; those that are in the store as they are.
     pending_count : int
-        Images to extract: new ones and changed ones. Some may turn out to be unreadable.
+        Images to read: new ones and changed ones. Some may turn out to be unreadable, or to be known by their content.
     known_bad : int
         Images that failed before and have not changed since: not tried again.
-    removed : array of int64
-        Ids of images that are in the store and no longer in the source.
     fixed : list of str
         Paths of failures that no longer stand in the source.
     rejected : list of Rejected
@@ -40,13 +37,14 @@ class Changes:
 
     def __init__(self) -> None:
         self.seen = self.unchanged = self.pending_count = self.known_bad = 0
-        self.removed = array("q")
         self.fixed: list[str] = []
         self.rejected: list[Rejected] = []
         # A nameless database is SQLite's own temporary file: it spills to disk and vanishes when closed, or killed.
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute("CREATE TABLE pending (key TEXT, path TEXT, size INTEGER, mtime_ns INTEGER, label TEXT)")
         self._db.execute("CREATE TABLE relocated (path TEXT, key TEXT)")
+        self._db.execute("CREATE TABLE gone (id INTEGER PRIMARY KEY, content BLOB, size INTEGER)")
+        self._db.execute("CREATE INDEX gone_by_content ON gone (content)")
         self._db.execute("BEGIN")
 
     def add_pending(self, ref: ImageRef) -> None:
@@ -67,6 +65,33 @@ class Changes:
     def relocated(self) -> Iterator[tuple[str, str]]:
         """``(path, key)`` of images that are as they were, at another path."""
         return iter(self._db.execute("SELECT path, key FROM relocated"))
+
+    def add_removed(self, number: int, content: bytes, size: int) -> None:
+        """Note an image that is in the store and no longer in the source."""
+        self._db.execute("INSERT INTO gone VALUES (?, ?, ?)", (number, content, size))
+
+    def removed(self) -> Iterator[int]:
+        """Ids of the images that are in the store and no longer in the source."""
+        return (row[0] for row in self._db.cursor().execute("SELECT id FROM gone ORDER BY id"))
+
+    def removed_count(self) -> int:
+        """How many images are gone, but for those that were claimed."""
+        return int(self._db.execute("SELECT count(*) FROM gone").fetchone()[0])
+
+    def claim(self, content: bytes) -> int | None:
+        """The id of an image that is gone and had this content, once: it has moved."""
+        found: int | None = self._db.execute("SELECT min(id) FROM gone WHERE content = ?", (content,)).fetchone()[0]
+        if found is not None:
+            self._db.execute("DELETE FROM gone WHERE id = ?", (found,))
+        return found
+
+    def likely_moved(self) -> int:
+        """How many of the images that are gone may have moved, told before any is read: by the sizes of new ones."""
+        query = (
+            "SELECT coalesce(sum(min(a.n, b.n)), 0) FROM (SELECT size, count(*) AS n FROM gone GROUP BY size) AS a "
+            "JOIN (SELECT size, count(*) AS n FROM pending GROUP BY size) AS b USING (size)"
+        )
+        return int(self._db.execute(query).fetchone()[0])
 
     def close(self) -> None:
         self._db.close()
@@ -140,12 +165,12 @@ def _compare(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limits: s
 
 def _note_removed(changes: Changes, rows: Iterable[tuple], unlisted_folders: list[str]) -> None:  # type: ignore[type-arg]
     """A photo below a folder that could not be listed is not gone: it is out of sight."""
-    for key, number, *_ in rows:
+    for key, number, size, _mtime_ns, _path, content in rows:
         if _is_inside(key, unlisted_folders):
             changes.unchanged += 1
             changes.seen += 1
         else:
-            changes.removed.append(number)
+            changes.add_removed(number, content, size)
 
 
 def _is_inside(key: str, folders: list[str]) -> bool:

@@ -15,12 +15,18 @@ from streamer.errors import StoreCorruptError
 from streamer.store.shard import shard_path
 from streamer.store.spec import FORMAT
 
-__all__ = ["ShardReader"]
+__all__ = ["ShardMissingError", "ShardReader"]
+
+_REMEDY = "restore it, or have 'streamer check STORE --repair' drop it, and the next run extract its images again"
 
 # An open file costs about 100 kB and a descriptor; a laptop's default limit is 256 descriptors.
 _OPEN_FILES = 64
-# Reading a span that is at least this full in one piece beats picking its rows one by one.
-_DENSE = 0.25
+# Reading a row that nobody wants, between two that are wanted, costs less than another read.
+_SKIPPED_ROWS = 4
+
+
+class ShardMissingError(StoreCorruptError):
+    """A shard is not there: damage, or `compact` has replaced it since its place was looked up."""
 
 
 class ShardReader:
@@ -70,7 +76,7 @@ class ShardReader:
                 dataset = self._file(int(shard))["features"][output]
                 _read(dataset, rows[wanted], found, wanted)
             except (OSError, KeyError, RuntimeError, IndexError, ValueError) as error:
-                raise StoreCorruptError(f"{path}: rows of {output} cannot be read: {error}") from error
+                raise StoreCorruptError(f"{path}: rows of {output} cannot be read ({error}); {_REMEDY}") from error
         return found
 
     def close(self) -> None:
@@ -93,11 +99,9 @@ class ShardReader:
             # Nobody writes to a sealed shard, so HDF5's own file lock, which some network disks lack, protects nothing.
             file = h5py.File(path, "r", locking=False)
         except FileNotFoundError:
-            raise StoreCorruptError(f"{path}: the shard is missing; restore it, or extract anew") from None
+            raise ShardMissingError(f"{path}: the shard is missing; {_REMEDY}") from None
         except OSError as error:
-            raise StoreCorruptError(
-                f"{path}: the shard does not open ({error}); restore it, or extract anew"
-            ) from error
+            raise StoreCorruptError(f"{path}: the shard does not open ({error}); {_REMEDY}") from error
         try:
             _check(file, path, self._fingerprint, self._outputs)
         except BaseException:
@@ -134,8 +138,8 @@ def _read(dataset: h5py.Dataset, rows: NDArray[np.int64], out: NDArray[np.float3
         raise IndexError(f"row {high - 1} of {len(dataset)}")
     if np.array_equal(rows, np.arange(low, high)) and np.array_equal(places, np.arange(places[0], places[-1] + 1)):
         dataset.read_direct(out, np.s_[low:high], np.s_[int(places[0]) : int(places[-1]) + 1])
-    elif len(rows) >= _DENSE * (high - low):
-        out[places] = dataset[low:high][rows - low]
-    else:
-        for row, place in zip(rows.tolist(), places.tolist(), strict=True):
-            out[place] = dataset[row]
+        return
+    order = np.argsort(rows, kind="stable")
+    for part in np.split(order, np.flatnonzero(np.diff(rows[order]) > _SKIPPED_ROWS) + 1):
+        low, high = int(rows[part[0]]), int(rows[part[-1]]) + 1
+        out[places[part]] = dataset[low:high][rows[part] - low]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.files import PARTIAL, fsync_file, rename
-from streamer.store.spec import FORMAT
+from streamer.files import PARTIAL, PatientFile, digest_of, rename
+from streamer.store.spec import FORMAT, FeatureSpec
 
-__all__ = ["ShardWriter", "shard_path"]
+__all__ = ["SealedShard", "ShardWriter", "shard_path"]
 
 # Rows are read back at random, a whole checksummed chunk for each, and in sequence: 64 rows of 512 floats read at
 # 3-4 GB/s in sequence, and a small chunk keeps the random reads cheap.
@@ -31,6 +32,15 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.h5"
 
 
+@dataclass(frozen=True)
+class SealedShard:
+    """What the catalog keeps of a complete shard: its rows, its size in bytes, its BLAKE2b-128 digest."""
+
+    rows: int
+    n_bytes: int
+    digest: bytes
+
+
 class ShardWriter:
     """A shard in the making.
 
@@ -38,17 +48,24 @@ class ShardWriter:
     ----------
     target : Path
         The name the shard gets when sealed.
-    outputs : mapping of str to tuple of int
-        Shape of one image's feature, by output name.
-    fingerprint, engine : str
-        Kept as attributes of the file.
+    spec : FeatureSpec
+    engine : str
+        Both kept as attributes of the file: from its shards alone, a catalog can be made anew.
+
+    Raises
+    ------
+    OSError
+        By every method: the disk is full, or fails.
     """
 
-    def __init__(self, target: Path, outputs: Mapping[str, tuple[int, ...]], fingerprint: str, engine: str) -> None:
+    def __init__(self, target: Path, spec: FeatureSpec, engine: str) -> None:
+        outputs = spec.outputs
         self._target = target
         self._partial = target.with_name(target.name + PARTIAL)
-        self._file = h5py.File(self._partial, "w")
-        self._file.attrs.update({"format": FORMAT, "fingerprint": fingerprint, "engine": engine})
+        self._disk = PatientFile(self._partial)
+        self._file = h5py.File(self._disk, "w")
+        attributes = {"format": FORMAT, "fingerprint": spec.fingerprint, "spec": spec.to_json(), "engine": engine}
+        self._file.attrs.update(attributes)
         features = self._file.create_group("features")
         self._features = {
             name: features.create_dataset(
@@ -64,11 +81,28 @@ class ShardWriter:
         text: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "chunks": (_TEXT_CHUNK_ROWS,)}
         self._key = self._file.create_dataset("key", dtype=h5py.string_dtype(), **text)
         self._label = self._file.create_dataset("label", dtype=h5py.string_dtype(), **text)
+        digests = {"shape": (0, 16), "maxshape": (None, 16), "chunks": (_TEXT_CHUNK_ROWS, 16)}
+        self._content = self._file.create_dataset("content", dtype=np.uint8, fletcher32=True, **digests)
         self.rows = 0
         self.feature_bytes = 0
 
-    def append(self, keys: Sequence[str], labels: Sequence[str], features: Mapping[str, NDArray[np.float32]]) -> None:
-        """Append n rows: `keys` and `labels` of length n, each feature of shape (n, ...), float32."""
+    def append(
+        self,
+        keys: Sequence[str],
+        labels: Sequence[str],
+        contents: Sequence[bytes],
+        features: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """Append n rows.
+
+        Parameters
+        ----------
+        keys, labels : sequence of str, length n
+            As the images are called now. What they are called later, only the catalog knows.
+        contents : sequence of bytes, length n
+            BLAKE2b-128 digests of the image files.
+        features : mapping of str to ndarray of shape (n, ...), float32
+        """
         start, stop = self.rows, self.rows + len(keys)
         for name, dataset in self._features.items():
             values = features[name]
@@ -80,21 +114,25 @@ class ShardWriter:
         for dataset, texts in ((self._key, keys), (self._label, labels)):
             dataset.resize(stop, axis=0)
             dataset[start:stop] = np.array(texts, dtype=object)
+        self._content.resize(stop, axis=0)
+        self._content[start:stop] = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, 16)
         self.rows = stop
+        self._disk.check()
 
-    def seal(self) -> int:
-        """Close the file, force it to the disk and give it its name; returns its size in bytes."""
+    def seal(self) -> SealedShard:
+        """Close the file, force it to the disk and give it its name."""
         self._file.close()
-        fsync_file(self._partial)
+        self._disk.close(sync=True)
+        n_bytes, digest = digest_of(self._partial)
         rename(self._partial, self._target)
-        return self._target.stat().st_size
+        return SealedShard(self.rows, n_bytes, digest)
 
     def abandon(self) -> None:
         """Throw away what was written."""
-        # On a full disk HDF5 fails again as it flushes; what matters is that the space is given back.
-        with contextlib.suppress(OSError, RuntimeError, ValueError):
+        with contextlib.suppress(RuntimeError, ValueError):
             self._file.close()
-        with contextlib.suppress(OSError):  # Windows, when the file could not be closed: the next run sweeps it
+        with contextlib.suppress(OSError):  # the next run sweeps it
+            self._disk.close(sync=False)
             self._partial.unlink(missing_ok=True)
 
 

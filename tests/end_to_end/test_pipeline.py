@@ -23,7 +23,6 @@ from streamer.errors import (
     StreamerError,
     WeightsError,
 )
-from streamer.extraction import Extractor
 from streamer.images import decode
 from streamer.images.drawn import draw_pictures
 from streamer.index import current_generation
@@ -49,19 +48,6 @@ def features_by_key(path: Path) -> dict[str, bytes]:
 def library(pictures: Path, tmp_path: Path) -> Path:
     """A copy of the drawn pictures that a test may change."""
     return Path(shutil.copytree(pictures, tmp_path / "library"))
-
-
-@pytest.fixture
-def no_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, starting an engine fails the test."""
-
-    def forbid() -> None:
-        def start(self: Extractor) -> None:
-            raise AssertionError("an engine was started though there was nothing to extract")
-
-        monkeypatch.setattr(Extractor, "start", start)
-
-    return forbid
 
 
 def test_every_picture_finds_itself_first(make_config: Make, pictures: Path) -> None:
@@ -114,7 +100,7 @@ def test_new_changed_and_vanished_files(make_config: Make, library: Path) -> Non
     assert {name: count for name, count in report.images.items() if count} == {
         "seen": 40, "added": 1, "updated": 1, "removed": 1, "unchanged": 38,
     }  # fmt: skip
-    assert report.generation == 2
+    assert report.generation == 1  # three images in forty are searched beside the index
     after = features_by_key(config.store)
     changed_key, gone_key = (path.relative_to(library).as_posix() for path in (changed, gone))
     assert set(after) == set(before) - {gone_key} | {"new.jpg"}
@@ -322,7 +308,7 @@ def check_tried_again(
     assert features_by_key(config.store) == before  # what was known of it is still found
     mend(path)
     report = run(config)
-    assert (report.images["failed"], report.images["updated"]) == (0, 1)
+    assert (report.images["failed"], report.images["unchanged"]) == (0, 40)  # its bytes are what they were
     assert features_by_key(config.store) == before
 
 

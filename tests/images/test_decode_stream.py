@@ -119,7 +119,7 @@ def test_closing_early_stops_the_threads_and_starts_no_other_image(
     started = []
     gates = []
 
-    def slow(ref: ImageRef, _size: Any, _limits: Any, gate: Any) -> Rejected:
+    def slow(ref: ImageRef, _size: Any, _limits: Any, gate: Any, _known: Any) -> Rejected:
         started.append(ref)
         gates.append(gate)
         with gate.holding(gate.capacity_bytes):  # one at a time: the others wait at the gate

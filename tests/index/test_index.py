@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_generations_are_published_whole_and_two_are_kept(tmp_path: Path) -> Non
             append(np.arange(rows) + 10)
         assert draft.publish(manifest(rows)).number == rows
     generation = current_generation(tmp_path)
-    assert generation is not None and generation.manifest == manifest(3)
+    assert generation is not None and replace(generation.manifest, files={}) == manifest(3)
     np.testing.assert_array_equal(generation.ids(), [10, 11, 12])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003", "CURRENT"]
 
