@@ -14,6 +14,7 @@ __all__ = [
     "IndexMissingError",
     "Interrupted",
     "StoreCorruptError",
+    "StoreFormatError",
     "StoreLockedError",
     "StoreMissingError",
     "StoreWriteError",
@@ -73,6 +74,10 @@ class StoreMissingError(StreamerError):
 
 class StoreCorruptError(StreamerError):
     """A file of the store is damaged, missing, or of a format this release cannot read."""
+
+
+class StoreFormatError(StoreCorruptError):
+    """A file of the store was made by a newer release."""
 
 
 class StoreWriteError(StreamerError):

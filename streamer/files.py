@@ -13,6 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from streamer.errors import StoreWriteError
+
 __all__ = [
     "PARTIAL",
     "PatientFile",
@@ -23,12 +25,14 @@ __all__ = [
     "remove_tree",
     "rename",
     "replace_text",
+    "require_space",
 ]
 
 PARTIAL = ".partial"
 """Suffix of a file or folder that is still being written; whatever carries it is worthless after a crash."""
 
 _READ_BYTES = 2**20
+_RESERVE_BYTES = 64 * 2**20
 # A virus scanner or a search indexer may hold a fresh file open for a moment on Windows.
 _RENAME_TRIES = 10 if sys.platform == "win32" else 1
 _RENAME_PAUSE_SECONDS = 0.1
@@ -117,6 +121,31 @@ def digest_of(path: Path) -> tuple[int, bytes]:
             digest.update(block)
             size += len(block)
     return size, digest.digest()
+
+
+def require_space(folder: Path, n_bytes: int, purpose: str) -> None:
+    """Refuse work that would fill the disk.
+
+    Parameters
+    ----------
+    folder : Path
+        On the disk in question.
+    n_bytes : int
+        What the work will write.
+    purpose : str
+        Names the work: ``"extracting 12 images"``.
+
+    Raises
+    ------
+    StoreWriteError
+        If that much is not free, with a reserve for others.
+    """
+    free = shutil.disk_usage(folder).free
+    if n_bytes + _RESERVE_BYTES > free:
+        raise StoreWriteError(
+            f"{folder}: {purpose} takes about {n_bytes / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free on that disk: "
+            "nothing was started. Free some space, or move the store to another disk"
+        )
 
 
 def fsync_file(path: Path) -> None:

@@ -145,7 +145,10 @@ class IndexBuilder:
             Images that are newer than it are searched one by one, beside it; those that are gone are in its way.
             More than this share of the indexed ones, and it is due.
         """
-        if generation is None or not generation.complete:
+        if generation is None:
+            return True
+        for file, what in generation.faults():
+            _LOG.warning("%s: %s: the index is made anew", file, what)
             return True
         wanted, built = self._wanted, generation.manifest
         as_asked = replace(built, dimension=0, search_k=0, recall_at_10=None, files={})

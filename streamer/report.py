@@ -108,7 +108,7 @@ def store_info(store: Store) -> dict[str, Any]:
     if generation:
         manifest = generation.manifest
         data["index"] = {"kind": manifest.kind, "rows": manifest.rows, "recall_at_10": manifest.recall_at_10}
-    last = store.catalog.last_run()
+    last = store.catalog.last_run(upkeep=False)
     data["last_run"] = None
     if last:
         data["last_run"] = {

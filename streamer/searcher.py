@@ -216,6 +216,7 @@ class Searcher:
             generation = self.generation
             assert generation is not None
             try:
+                generation.verify()
                 self._index = ApproximateIndex(generation.reducer_path, generation.annoy_path, generation.ids())
             except IndexMissingError:  # two newer ones were published since, and it was removed
                 self.generation = current_generation(self.store.path / "index")

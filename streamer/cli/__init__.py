@@ -66,7 +66,8 @@ def cli() -> None:
 for each in (
     *(build.run, build.extract, build.reduce, build.index),
     *(ask.search, ask.evaluate),
-    *(look.info, look.failures, look.models, look.weights),
+    *(look.info, look.failures, look.check, look.compact),
+    *(look.models, look.weights),
     build.demo,
 ):
     cli.add_command(each)

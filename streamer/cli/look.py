@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from streamer.cli.common import STORE, Outcome, command, progress_bars
+from streamer.cli.common import STORE, Outcome, command, progress_bars, stopping
 from streamer.errors import ExitCode
 
-__all__ = ["failures", "info", "models", "weights"]
+__all__ = ["check", "compact", "failures", "info", "models", "weights"]
 
 
 @click.command()
@@ -88,3 +88,43 @@ def fetch(name: str, top: bool) -> Outcome:
     with progress_bars("B") as progress:
         path = fetch_weights(name, top=top, progress=lambda done, total: progress("weights", done, total or 0))
     return {"path": str(path)}, str(path), ExitCode.DONE
+
+
+@click.command()
+@STORE
+@click.option("--repair", is_flag=True, help="Drop what is damaged, so that the next run makes it anew.")
+@command
+def check(store: Path, repair: bool) -> Outcome:
+    """Read all of a store, and name every fault."""
+    from streamer.upkeep import check as check_store
+
+    with progress_bars(" shards") as progress:
+        report = check_store(store, repair=repair, progress=progress)
+    lines = [f"{fault.place}: {fault.what}" for fault in report.faults]
+    if not lines:
+        lines = [f"{store}: all is as it was written"]
+    elif report.repaired:
+        again = report.images_to_extract
+        lines.append(f"repaired: what was damaged is dropped; the next 'streamer run' extracts {again} images again")
+    else:
+        lines.append(f"to drop what is damaged: streamer check {store} --repair")
+    return report.to_dict(), "\n".join(lines), report.exit_code
+
+
+@click.command()
+@STORE
+@command
+def compact(store: Path) -> Outcome:
+    """Merge small shards and drop the rows of photos that are gone."""
+    from dataclasses import asdict
+
+    from streamer.config import format_bytes
+    from streamer.upkeep import compact as compact_store
+
+    with stopping() as should_stop, progress_bars(" shards") as progress:
+        done = compact_store(store, progress=progress, should_stop=should_stop)
+    text = (
+        f"{done.shards_before} shards, {format_bytes(done.bytes_before)}, are now {done.shards_after}, "
+        f"{format_bytes(done.bytes_after)}; {done.dropped_rows} dead rows dropped"
+    )
+    return asdict(done), text, ExitCode.DONE

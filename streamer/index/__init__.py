@@ -1,6 +1,7 @@
 """The search index: candidates by Annoy or a full scan, ranking by full-precision cosine, published in generations."""
 
 from streamer.index.annoy_index import AnnoyIndex, annoy_installed, build_annoy, require_annoy
+from streamer.index.check import fall_back, index_faults
 from streamer.index.exact import exact_candidates
 from streamer.index.generation import Draft, Generation, Manifest, current_generation
 from streamer.index.rerank import best, cosines
@@ -16,5 +17,7 @@ __all__ = [
     "cosines",
     "current_generation",
     "exact_candidates",
+    "fall_back",
+    "index_faults",
     "require_annoy",
 ]

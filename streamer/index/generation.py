@@ -23,6 +23,8 @@ from streamer.files import PARTIAL, digest_of, fsync_file, fsync_folder, remove_
 __all__ = ["Draft", "Generation", "Manifest", "current_generation"]
 
 _KEEP = 2
+# Read in a quarter of a second before a search. Larger files are read whole by each run and by `streamer check`.
+_QUICKLY_READ_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,37 @@ class Generation:
     def annoy_path(self) -> Path:
         return self.path / "annoy.ann"
 
-    @property
-    def complete(self) -> bool:
-        """Whether all its files are there."""
-        files = [self.path / "ids.npy"]
-        if self.manifest.kind == "annoy":
-            files += [self.reducer_path, self.annoy_path]
-        return all(file.is_file() for file in files)
+    def faults(self, up_to_bytes: int | None = None) -> list[tuple[Path, str]]:
+        """What is wrong with its files: each, and its fault.
+
+        Parameters
+        ----------
+        up_to_bytes : int, optional
+            Of larger files, only the size is looked at.
+        """
+        needed = {"ids.npy"} | ({"reducer.npz", "annoy.ann"} if self.manifest.kind == "annoy" else set())
+        found = [(self.path / "manifest.json", f"does not list {name}") for name in needed - set(self.manifest.files)]
+        for name, (n_bytes, digest) in self.manifest.files.items():
+            file = self.path / name
+            try:
+                size = file.stat().st_size
+                if size != n_bytes:
+                    found.append((file, f"{size} bytes, not the {n_bytes} that were written"))
+                elif (up_to_bytes is None or size <= up_to_bytes) and digest_of(file)[1].hex() != digest:
+                    found.append((file, "its checksum is not that of what was written"))
+            except FileNotFoundError:
+                found.append((file, "missing"))
+            except OSError as error:
+                found.append((file, f"cannot be read ({error.strerror})"))
+        return found
+
+    def verify(self) -> None:
+        """Raise `IndexMissingError` where a file is damaged: Annoy trusts its file, and crashes over a wrong one."""
+        for file, what in self.faults(_QUICKLY_READ_BYTES):
+            raise IndexMissingError(
+                f"{file}: {what}; have 'streamer check STORE --repair' fall back on the index before, or run "
+                "'streamer index CONFIG' again, or search with --exact"
+            )
 
     def ids(self) -> NDArray[np.int64]:
         """Image id at each position: shape (rows,), int64, read through a memory map."""

@@ -1,24 +1,40 @@
 """The feature store: sealed HDF5 shards and the SQLite catalog that says which of them are real."""
 
 from streamer.store.catalog import Catalog, Entry, Failure, LastRun
+from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes, find_changes
+from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
+from streamer.store.compact import Compaction, compact_shards
 from streamer.store.lock import StoreLock
 from streamer.store.reader import ShardMissingError
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.store import Store
-from streamer.store.writer import StoreWriter
+from streamer.store.view import write_view
+from streamer.store.writer import StoreWriter, sweep, writing
 
 __all__ = [
     "FORMAT",
     "Catalog",
+    "CatalogWriter",
     "Changes",
+    "Compaction",
     "Entry",
     "Failure",
+    "Fault",
     "FeatureSpec",
     "LastRun",
     "ShardMissingError",
     "Store",
     "StoreLock",
     "StoreWriter",
+    "catalog_faults",
+    "compact_shards",
+    "drop_shards",
     "find_changes",
+    "remake_catalog",
+    "shard_faults",
+    "sweep",
+    "view_fault",
+    "write_view",
+    "writing",
 ]

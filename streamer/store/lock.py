@@ -8,7 +8,7 @@ from types import TracebackType
 
 import filelock
 
-from streamer.errors import StoreCorruptError, StoreLockedError
+from streamer.errors import StoreCorruptError, StoreLockedError, StoreWriteError
 from streamer.store.catalog import Catalog
 
 __all__ = ["StoreLock"]
@@ -52,7 +52,7 @@ class StoreLock:
     def _holder(self) -> str:
         try:
             catalog = Catalog(self._path / "catalog.sqlite")
-        except StoreCorruptError:
+        except (StoreCorruptError, StoreWriteError):  # it is only being made
             return ""
         try:
             last = catalog.last_run()

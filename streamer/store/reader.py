@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import StoreCorruptError
+from streamer.errors import StoreCorruptError, StoreFormatError
 from streamer.store.shard import shard_path
 from streamer.store.spec import FORMAT
 
@@ -79,6 +79,29 @@ class ShardReader:
                 raise StoreCorruptError(f"{path}: rows of {output} cannot be read ({error}); {_REMEDY}") from error
         return found
 
+    def shard_rows(self, shard: int) -> int:
+        """Number of rows of a shard, by its own account."""
+        return len(self.contents(shard))
+
+    def contents(self, shard: int) -> list[bytes]:
+        """Digest of the image file behind each row of a shard.
+
+        Raises
+        ------
+        StoreCorruptError
+            If its datasets are not of one length.
+        """
+        file = self._file(shard)
+        digests = file["content"][:]
+        lengths = {name: len(file[name]) for name in ("key", "label", *(f"features/{name}" for name in self._outputs))}
+        if set(lengths.values()) != {len(digests)}:
+            raise StoreCorruptError(f"{file.filename}: content has {len(digests)} rows, but {lengths}")
+        return [digest.tobytes() for digest in digests]
+
+    def engine(self, shard: int) -> str:
+        """Name of the engine that made a shard."""
+        return str(self._file(shard).attrs["engine"])
+
     def close(self) -> None:
         """Close every file."""
         for file in self._open.values():
@@ -113,21 +136,25 @@ class ShardReader:
 def _check(file: h5py.File, path: Path, fingerprint: str, outputs: Mapping[str, tuple[int, ...]]) -> None:
     found: Any = file.attrs.get("format")
     if found is None or int(found) > FORMAT:
-        raise StoreCorruptError(f"{path}: format {found}; this release reads up to {FORMAT}: upgrade streamer")
+        raise StoreFormatError(f"{path}: format {found}; this release reads up to {FORMAT}: upgrade streamer")
     if file.attrs.get("fingerprint") != fingerprint:
-        raise StoreCorruptError(f"{path}: holds features of another fingerprint; it does not belong to this store")
-    for name in ("features", "key", "label", *(f"features/{output}" for output in outputs)):
+        raise StoreCorruptError(
+            f"{path}: holds features of another fingerprint; it does not belong to this store; {_REMEDY}"
+        )
+    for name in ("features", "key", "label", "content", *(f"features/{output}" for output in outputs)):
         # A link out of the file would let a shard from elsewhere read any file of this machine.
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise StoreCorruptError(f"{path}: /{name} is missing or a link; it is not a shard of this store")
+            raise StoreCorruptError(f"{path}: /{name} is missing or a link; it is not a shard of this store; {_REMEDY}")
         dataset = file[name]
         if isinstance(dataset, h5py.Dataset) and (dataset.external or dataset.is_virtual):
-            raise StoreCorruptError(f"{path}: /{name} keeps its data in another file; it is not a shard of this store")
+            raise StoreCorruptError(
+                f"{path}: /{name} keeps its data in another file; it is not a shard of this store; {_REMEDY}"
+            )
     for output, shape in outputs.items():
         dataset = file["features"][output]
         if dataset.shape[1:] != tuple(shape) or dataset.dtype != np.float32:
             raise StoreCorruptError(
-                f"{path}: /features/{output} is {dataset.dtype} {dataset.shape}, not float32 {shape}"
+                f"{path}: /features/{output} is {dataset.dtype} {dataset.shape}, not float32 {shape}; {_REMEDY}"
             )
 
 

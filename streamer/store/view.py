@@ -78,7 +78,7 @@ def _write_names(file: h5py.File, catalog: Catalog, shards: Sequence[tuple[int, 
     for number, rows, _ in shards:
         firsts: dict[int, tuple[str, str]] = {}
         others: list[tuple[int, str, str]] = []
-        for row, key, label in catalog.images_of(number):
+        for row, _, key, label in catalog.rows_of(number):
             if row in firsts:
                 others.append((start + row, key, label))
             else:

@@ -16,12 +16,13 @@ from streamer.errors import FingerprintMismatchError, StoreCorruptError, StoreWr
 from streamer.files import PARTIAL, fsync_folder, published
 from streamer.records import FeatureBatch, ImageRef, Rejected
 from streamer.store.catalog import Catalog
+from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes
 from streamer.store.shard import ShardWriter, shard_path
 from streamer.store.spec import FeatureSpec
 from streamer.store.view import write_view
 
-__all__ = ["StoreWriter", "sweep", "writing"]
+__all__ = ["StoreWriter", "beside", "sweep", "writing"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class StoreWriter:
         self._asking = threading.Lock()
         with writing(self.path):
             _prepare(self.path, spec)
-            self.catalog = Catalog(self.path / "catalog.sqlite", writable=True)
+            self.catalog = CatalogWriter(self.path / "catalog.sqlite")
             try:
                 self._refuse_other_features()
                 sweep(self._features, self.catalog)
@@ -263,17 +264,17 @@ def _prepare(path: Path, spec: FeatureSpec) -> None:
             )
     for folder in (path, features, path / "index", path / "reports"):
         folder.mkdir(parents=True, exist_ok=True)
+    for stale in beside(catalog.with_name(catalog.name + PARTIAL)):
+        stale.unlink(missing_ok=True)
     if not catalog.is_file():
         with published(catalog) as partial:
-            for stale in _beside(partial):
-                stale.unlink(missing_ok=True)
-            Catalog.create(partial, spec)
+            CatalogWriter.create(partial, spec)
 
 
-def _beside(database: Path) -> list[Path]:
+def beside(database: Path) -> list[Path]:
     """A database and the files that SQLite keeps beside it."""
-    return [database.with_name(database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    return [database.with_name(database.name + suffix) for suffix in ("", "-journal", "-wal", "-shm")]
 
 
 _STORE_NAMES = {"features", "index", "reports", "logs", "lock"}
-_STORE_NAMES |= {path.name for path in _beside(Path(f"catalog.sqlite{PARTIAL}"))}
+_STORE_NAMES |= {path.name for path in beside(Path(f"catalog.sqlite{PARTIAL}"))}

@@ -191,7 +191,7 @@ def test_a_damaged_catalog_is_named(open_writer: Open, tmp_path: Path, damage: b
     with open_writer():
         pass
     (tmp_path / "a.store" / "catalog.sqlite").write_bytes(damage)
-    with pytest.raises(StoreCorruptError, match=r"catalog\.sqlite: not a readable catalog"):
+    with pytest.raises(StoreCorruptError, match=r"catalog\.sqlite: the catalog is damaged"):
         Store(tmp_path / "a.store")
 
 

@@ -1,0 +1,144 @@
+"""Giving space back: live rows of small and holey shards are copied to new ones, and the old ones removed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+
+from streamer.files import require_space
+from streamer.store.catalog import Catalog
+from streamer.store.catalog_writer import CatalogWriter
+from streamer.store.reader import ShardReader
+from streamer.store.shard import ShardWriter, shard_path
+from streamer.store.writer import sweep, writing
+
+__all__ = ["Compaction", "compact_shards"]
+
+_LOG = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 8 * 2**20
+
+
+@dataclass
+class Compaction:
+    """What a compaction did: shards and bytes before and after, and rows that were dropped."""
+
+    shards_before: int = 0
+    shards_after: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    dropped_rows: int = 0
+
+
+def compact_shards(
+    path: Path,
+    catalog: CatalogWriter,
+    *,
+    shard_bytes: int = 256 * 2**20,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Compaction:
+    """Merge small shards and drop dead rows. Hold the `StoreLock` meanwhile.
+
+    Ids stay, and with them the index. Each new shard is sealed, made real by one transaction that also forgets the old
+    ones, and only then are their files removed: a crash leaves the old or the new. A search that has an old one open
+    goes on with it; one that has just looked up a place in it looks again.
+
+    Parameters
+    ----------
+    path : Path
+        The store's folder.
+    catalog : Catalog
+        Opened for writing.
+    shard_bytes : int
+        A new shard is sealed when it holds this much.
+    progress, should_stop : callable
+        Called with shards done and to do; asked after each shard.
+
+    Returns
+    -------
+    Compaction
+
+    Raises
+    ------
+    StoreCorruptError
+        If a shard cannot be read. Nothing is lost that was there.
+    StoreWriteError
+        If the disk is full or fails.
+    """
+    before = catalog.shards()
+    wanted = [number for number, rows, n_bytes in before if catalog.dead_rows(number) or n_bytes < shard_bytes // 2]
+    if len(wanted) == 1 and not catalog.dead_rows(wanted[0]):
+        wanted = []  # nothing to merge it with
+    result = Compaction(len(before), 0, sum(each[2] for each in before), 0, sum(map(catalog.dead_rows, wanted)))
+    with contextlib.closing(ShardReader(path / "features", catalog.spec.fingerprint, catalog.spec.outputs)) as reader:
+        for done, group in _groups(catalog, wanted, shard_bytes):
+            if should_stop():
+                break
+            _merge(path, catalog, reader, group)
+            reader.close()
+            with writing(path):
+                sweep(path / "features", catalog)
+            progress(done, len(wanted))
+    after = catalog.shards()
+    result.shards_after, result.bytes_after = len(after), sum(each[2] for each in after)
+    return result
+
+
+def _groups(catalog: Catalog, shards: list[int], shard_bytes: int) -> Iterator[tuple[int, list[int]]]:
+    """Cut the shards into groups of which each makes a shard of `shard_bytes`, or a little more."""
+    group: list[int] = []
+    live_bytes = 0.0
+    sealed = catalog.sealed()
+    for done, number in enumerate(shards, start=1):
+        each = sealed[number]
+        group.append(number)
+        live_bytes += each.n_bytes * (1 - catalog.dead_rows(number) / max(1, each.rows))
+        if live_bytes >= shard_bytes or done == len(shards):
+            yield done, group
+            group, live_bytes = [], 0.0
+
+
+def _merge(path: Path, catalog: CatalogWriter, reader: ShardReader, group: list[int]) -> None:
+    """Copy the live rows of some shards into a new one, and forget them."""
+    features = path / "features"
+    sealed = catalog.sealed()
+    require_space(path, sum(sealed[number].n_bytes for number in group), "compacting")
+    outputs = catalog.spec.outputs
+    row_bytes = 4 * sum(int(np.prod(shape)) for shape in outputs.values())
+    block_rows = max(1, _BLOCK_BYTES // row_bytes)
+    target = catalog.next_shard()
+    contents: list[bytes] = []
+    writer: ShardWriter | None = None
+    try:
+        for number in group:
+            images = (next(copies) for _, copies in groupby(catalog.rows_of(number), key=itemgetter(0)))
+            while block := [image for _, image in zip(range(block_rows), images, strict=False)]:
+                rows = np.array([row for row, *_ in block], dtype=np.int64)
+                shards = np.full(len(rows), number, dtype=np.int64)
+                values = {output: reader.rows(output, shards, rows) for output in outputs}
+                digests = [content for _, content, _, _ in block]
+                with writing(path):
+                    if writer is None:
+                        writer = ShardWriter(shard_path(features, target), catalog.spec, catalog.engines(group))
+                    writer.append([each[2] for each in block], [each[3] for each in block], digests, values)
+                contents += digests
+        with writing(path):
+            new = writer.seal() if writer is not None else None
+        with catalog.transaction():
+            if new is not None:
+                catalog.add_shard(target, new, catalog.engines(group), contents)
+            for number in group:
+                catalog.drop_shard(number)
+    except BaseException:
+        if writer is not None:
+            writer.abandon()
+        raise
+    _LOG.info("shards %s are now %s", ", ".join(map(str, group)), target if writer is not None else "none")

@@ -1,0 +1,1 @@
+"""Every write, fsync, truncation, rename and removal, failing in turn: see `tests.faults.torment`."""

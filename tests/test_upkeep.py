@@ -1,0 +1,191 @@
+"""Damage of every kind is named, is never a traceback or a wrong answer, and is gone after a repair and a run."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from streamer.errors import StoreFormatError, StoreLockedError, StoreMissingError, StreamerError
+from streamer.searcher import Searcher
+from streamer.store import CatalogWriter, Store, StoreLock, compact_shards
+from streamer.upkeep import check, compact
+from tests.faults.operations import FIRST, SECOND, Contents, contents, index, night
+
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """A store after two nights: several shards, dead rows, a copy, a failure, an Annoy index."""
+    store = tmp_path / "a.store"
+    night(store, FIRST)
+    night(store, SECOND)
+    index(store, "annoy")
+    yield store
+
+
+def shard(path: Path, place: int = 0) -> Path:
+    return sorted((path / "features").glob("*.h5"))[place]
+
+
+def newest(path: Path) -> Path:
+    return path / "index" / (path / "index" / "CURRENT").read_text().strip()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    file.write_bytes(data)
+
+
+def log_away(path: Path) -> None:
+    """Leave nothing in the write-ahead log that could stand in for a damaged catalog."""
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def spoil_catalog(spoil: Damage) -> Damage:
+    def damage(path: Path) -> None:
+        log_away(path / "catalog.sqlite")
+        spoil(path / "catalog.sqlite")
+
+    return damage
+
+
+def forget_shard(path: Path) -> None:
+    """A catalog that contradicts itself."""
+    with sqlite3.connect(path / "catalog.sqlite") as db:
+        db.execute("DELETE FROM shards WHERE id = (SELECT min(id) FROM shards)")
+
+
+def other_store(path: Path) -> None:
+    with h5py.File(shard(path), "r+") as file:
+        file.attrs["fingerprint"] = "0" * 32
+
+
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "a bit of a shard": (lambda path: flip(shard(path)), "checksum"),
+    "a cut shard": (lambda path: cut(shard(path, 1)), "bytes, not the"),
+    "an empty shard": (lambda path: shard(path).write_bytes(b""), "bytes, not the"),
+    "a missing shard": (lambda path: shard(path).unlink(), "missing"),
+    "a shard of another store": (other_store, "checksum|bytes"),
+    "a cut catalog": (spoil_catalog(cut), "damaged"),
+    "an empty catalog": (spoil_catalog(lambda file: file.write_bytes(b"")), "damaged"),
+    "no catalog at all": (spoil_catalog(lambda file: file.write_bytes(b"x" * 5000)), "damaged"),
+    "a missing catalog": (spoil_catalog(Path.unlink), "missing"),
+    "a contradiction in the catalog": (forget_shard, "names one of shards"),
+    "CURRENT": (lambda path: (path / "index" / "CURRENT").write_bytes(b"\0\0"), "CURRENT"),
+    "a manifest": (lambda path: cut(newest(path) / "manifest.json"), "manifest"),
+    "a bit of the index": (lambda path: flip(newest(path) / "annoy.ann"), "checksum"),
+    "a cut reducer": (lambda path: cut(newest(path) / "reducer.npz"), "bytes, not the"),
+    "missing ids": (lambda path: (newest(path) / "ids.npy").unlink(), "missing"),
+    "a missing generation": (lambda path: shutil.rmtree(newest(path)), "CURRENT"),
+    "the view": (lambda path: (path / "features.h5").write_bytes(b"?"), "does not open"),
+}
+
+
+def use(path: Path, expected: Contents) -> None:
+    """Search and read: the right answer or a clear refusal."""
+    try:
+        found = contents(path)
+    except StreamerError as error:
+        assert "streamer" in str(error)  # it says what to do
+        return
+    for key, row in found.rows.items():
+        assert expected.rows[key] == row
+
+
+@pytest.mark.parametrize("name", list(DAMAGES))
+def test_damage_is_named_and_repaired(path: Path, name: str) -> None:
+    damage, said = DAMAGES[name]
+    expected = contents(path)
+    assert check(path).exit_code == 0
+    damage(path)
+    use(path, expected)
+    report = check(path)
+    assert report.exit_code == 1 and report.faults
+    text = "; ".join(f"{fault.place}: {fault.what}" for fault in report.faults)
+    assert re.search(said, text), text
+    repaired = check(path, repair=True)
+    assert (repaired.exit_code, repaired.repaired, len(repaired.faults)) == (0, True, len(report.faults))
+    assert check(path).exit_code == 0
+    use(path, expected)
+    night(path, SECOND)
+    after = contents(path)
+    assert (after.rows, after.failures, after.hits) == (expected.rows, expected.failures, expected.hits)
+
+
+def test_a_lost_catalog_costs_no_features(path: Path) -> None:
+    """What the next run has to extract again is nothing: it finds the features by the bytes of each file."""
+    written = sorted(each.name for each in (path / "features").iterdir())
+    (path / "catalog.sqlite").write_bytes(b"")
+    log_away(path / "catalog.sqlite")
+    check(path, repair=True)
+    assert (path / "catalog.sqlite.damaged").exists()
+    night(path, SECOND)
+    assert sorted(each.name for each in (path / "features").iterdir()) == written
+
+
+def test_a_store_of_a_newer_release_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path / "catalog.sqlite") as db:
+        db.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
+    for repair in (False, True):
+        with pytest.raises(StoreFormatError, match=r"newer release.*upgrade"):
+            check(path, repair=repair)
+    with pytest.raises(StoreFormatError):
+        Store(path)
+
+
+def test_no_store_and_a_locked_one(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreMissingError):
+        check(tmp_path / "nowhere")
+    with pytest.raises(StoreMissingError):
+        compact(tmp_path / "nowhere")
+    with StoreLock(path):
+        assert check(path).exit_code == 0  # to look is always allowed
+        for work in (compact, lambda path: check(path, repair=True)):
+            with pytest.raises(StoreLockedError):
+                work(path)
+
+
+def test_compact_gives_space_back_and_changes_no_answer(path: Path) -> None:
+    before = contents(path)
+    with Searcher(path) as open_before:
+        query = np.random.default_rng(3).normal(size=8).astype(np.float32)
+        hits = open_before.nearest([query])
+        done = compact(path)
+        assert done.shards_before > 2 and done.shards_after == 1 and done.dropped_rows > 0
+        assert done.bytes_after < done.bytes_before
+        assert open_before.nearest([query]) == hits  # places it had looked up are gone, the rows are not
+    assert len(list((path / "features").iterdir())) == 1
+    assert contents(path) == before
+    assert check(path).exit_code == 0
+    again = compact(path)
+    assert (again.shards_before, again.shards_after, again.dropped_rows) == (1, 1, 0)
+    with h5py.File(path / "features.h5") as view:
+        assert view["live"][:].all() and set(view["key"].asstr()[:]) | set(view["copies/key"].asstr()[:]) == set(
+            before.rows
+        )
+    night(path, SECOND)
+    assert contents(path) == before
+
+
+def test_compact_cuts_shards_at_the_size_asked_for(path: Path) -> None:
+    before = contents(path)
+    catalog = CatalogWriter(path / "catalog.sqlite")
+    size = shard(path).stat().st_size
+    done = compact_shards(path, catalog, shard_bytes=2 * size + 1)
+    catalog.close()
+    assert 1 < done.shards_after < done.shards_before
+    assert contents(path) == before
