@@ -78,6 +78,7 @@ def _path(value: object, info: ValidationInfo) -> Path:
 
 
 _NAMED_WEIGHTS = ("auto", "imagenet", "bundled", "random")
+_NAMED = (*_NAMED_WEIGHTS, "off")
 
 
 def _weights(value: object, info: ValidationInfo) -> str:
@@ -88,6 +89,11 @@ def _fraction(value: object) -> object:
     """Take ``30 %`` for 0.3."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value) if isinstance(value, str) else None
     return float(match[1]) / 100 if match else value
+
+
+def _log_file(value: object, info: ValidationInfo) -> object:
+    # YAML takes a bare `off` for false.
+    return "off" if value is False else value if value in ("auto", "off") else _path(value, info)
 
 
 def _auto(value: object) -> object:
@@ -177,11 +183,20 @@ class Search(_Section):
 
 
 class Run(_Section):
-    """How a run commits its work: whichever comes first."""
+    """How a run goes about its work.
+
+    It commits when a shard is that old or that large, whichever comes first. ``log_file: auto`` is ``logs/run.log`` in
+    the store.
+    """
 
     commit_seconds: float = Field(60.0, gt=0)
     commit_size: ByteSize = 256 * 2**20
     threads: int | None = Field(None, ge=1, description="decoding threads; otherwise one a core")
+    max_minutes: float | None = Field(None, gt=0, description="stop extracting then; the next run goes on from there")
+    log_file: Annotated[Path | Literal["auto", "off"], BeforeValidator(_log_file)] = "auto"
+    on_failure: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="a line for the shell, or a program and its arguments, to run when a run has failed"
+    )
 
 
 class Config(_Section):
@@ -199,6 +214,13 @@ class Config(_Section):
     index: Index = Index()
     search: Search = Search()
     run: Run = Run()
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where the log goes, or None."""
+        if isinstance(self.run.log_file, Path):
+            return self.run.log_file
+        return self.store / "logs" / "run.log" if self.run.log_file == "auto" else None
 
 
 class _Loader(yaml.SafeLoader):
@@ -277,7 +299,7 @@ def _lines(node: yaml.Node | None, location: tuple[str | int, ...] = ()) -> Iter
             yield from _lines(value, (*location, number))
 
 
-_PATH_KEYS = {("store",), ("source", "folder"), ("backbone", "weights")}
+_PATH_KEYS = {("store",), ("source", "folder"), ("backbone", "weights"), ("run", "log_file")}
 
 
 def _apply(data: dict[str, Any], origins: dict[tuple[str | int, ...], str], override: str) -> None:
@@ -290,7 +312,7 @@ def _apply(data: dict[str, Any], origins: dict[tuple[str | int, ...], str], over
         value = yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not YAML") from None
-    if keys in _PATH_KEYS and isinstance(value, str) and value not in _NAMED_WEIGHTS:
+    if keys in _PATH_KEYS and isinstance(value, str) and value not in _NAMED:
         try:
             value = str(Path.cwd() / _expanded(value))
         except ValueError as error:

@@ -20,6 +20,7 @@ __all__ = [
     "StoreWriteError",
     "StreamerError",
     "WeightsError",
+    "exit_code_of",
 ]
 
 
@@ -34,6 +35,13 @@ class ExitCode:
     LOCKED = 11
     BUDGET = 12
     INTERRUPTED = 130
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code that an exception ends in."""
+    if isinstance(error, StreamerError):
+        return error.exit_code
+    return ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED
 
 
 class StreamerError(Exception):

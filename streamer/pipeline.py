@@ -5,30 +5,43 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
+from functools import cached_property
 from typing import TypeVar
+
+import numpy as np
 
 from streamer.backbones import Output
 from streamer.config import Config, format_bytes
-from streamer.errors import ConfigError, ExitCode, IndexMissingError, Interrupted, StoreMissingError, StreamerError
+from streamer.errors import (
+    ConfigError,
+    ExitCode,
+    IndexMissingError,
+    Interrupted,
+    StoreMissingError,
+    StreamerError,
+    exit_code_of,
+)
 from streamer.extraction import Extractor, ExtractSettings, Network
-from streamer.files import replace_text
+from streamer.files import require_space
 from streamer.images.sources import FolderSource
 from streamer.index import annoy_installed, current_generation, require_annoy
 from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
 from streamer.records import Progress
 from streamer.report import Report
-from streamer.store import Changes, Store, StoreLock, StoreWriter, find_changes
+from streamer.runlog import call_on_failure, keep_report, log_to
+from streamer.store import Changes, RunRecord, Store, StoreLock, StoreWriter, find_changes, recorded, writing
 
 __all__ = ["run"]
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+# Of an image, in shard and catalog, beside its features.
+_NAMES_BYTES = 600
 
 STAGES = ("extract", "reduce", "index")
 
@@ -70,13 +83,17 @@ def run(
     Interrupted
         `should_stop` said so. Everything extracted is committed.
     """
-    job = _Job(config, progress or (lambda stage, done, total: None), should_stop)
     if "extract" not in stages:
         Store(config.store).close()  # says so when there is none
-    with Extractor(_network(config), _settings(config, job.budget)) as extractor:
-        job.check_plan(stages, extractor)
-        with StoreLock(config.store), MemoryWatch(job.budget) as watch:
-            return job.run(stages, extractor, watch)
+    job = _Job(config, progress or (lambda stage, done, total: None), should_stop)
+    try:
+        with job.planned(stages) as extractor, StoreLock(config.store), log_to(config.log_file):
+            return job.run(stages, extractor)
+    except Exception as error:
+        if exit_code_of(error) != ExitCode.INTERRUPTED:
+            facts = {"exit_code": exit_code_of(error), "message": error, "store": config.store, "log": config.log_file}
+            call_on_failure(config.run.on_failure, facts)
+        raise
 
 
 class _Job:
@@ -86,9 +103,14 @@ class _Job:
         self.should_stop = should_stop
         self.budget = budget_bytes(config.memory.budget)
         self.report = Report(store=str(config.store), memory_budget_bytes=self.budget)
+        self.began = time.monotonic()
+
+    @cached_property
+    def index(self) -> IndexSettings:
+        config = self.config
         if config.index.kind == "annoy":
             require_annoy()
-        self.index = IndexSettings(
+        return IndexSettings(
             kind=config.index.kind or ("annoy" if annoy_installed() else "exact"),
             components=config.reduce.components,
             whiten=config.reduce.whiten,
@@ -98,8 +120,25 @@ class _Job:
             recall=config.search.recall,
         )
 
-    def check_plan(self, stages: Sequence[str], extractor: Extractor) -> None:
-        """Refuse now what would run out of memory hours later, or never be right."""
+    def out_of_time(self) -> bool:
+        limit = self.config.run.max_minutes
+        return limit is not None and time.monotonic() - self.began >= 60 * limit
+
+    @contextlib.contextmanager
+    def planned(self, stages: Sequence[str]) -> Iterator[Extractor]:
+        """Refuse now what would run out of memory hours later, or never be right; nothing is made yet."""
+        with contextlib.ExitStack() as opened:
+            try:
+                extractor = opened.enter_context(Extractor(_network(self.config), _settings(self.config, self.budget)))
+                self._check_plan(stages, extractor)
+            except Exception:
+                if (self.config.store / "catalog.sqlite").is_file():  # then somebody will look there for what happened
+                    with StoreLock(self.config.store), log_to(self.config.log_file), self._told(stages):
+                        raise
+                raise
+            yield extractor
+
+    def _check_plan(self, stages: Sequence[str], extractor: Extractor) -> None:
         held = resident_bytes()
         if "extract" in stages:
             self._source()
@@ -107,47 +146,66 @@ class _Job:
         if "reduce" in stages and self.index.kind == "annoy":
             self.index.block_rows(self.budget, extractor.network.spec().outputs, held)
 
-    def run(self, stages: Sequence[str], extractor: Extractor, watch: MemoryWatch) -> Report:
-        began = time.monotonic()
-        with self._writer(extractor, extractor.limits if "extract" in stages else "") as writer:
-            number = writer.catalog.begin_run("run" if len(stages) > 1 else stages[0], os.getpid())
-            try:
+    def run(self, stages: Sequence[str], extractor: Extractor) -> Report:
+        with self._told(stages) as record:
+            with (
+                MemoryWatch(self.budget) as watch,
+                self._writer(extractor, extractor.limits if "extract" in stages else "") as writer,
+            ):
+                record.begin()
                 self._stages(stages, writer, extractor, watch)
-            except BaseException as error:
-                writer.catalog.end_run(number, _exit_code(error), str(error) or type(error).__name__)
-                raise
-            self.report.seconds["total"] = round(time.monotonic() - began, 3)
-            self.report.peak_rss_bytes = watch.sample()
-            self._keep_report()
-            writer.catalog.end_run(number, self.report.exit_code, "")
+                self.report.seconds["total"] = round(time.monotonic() - self.began, 3)
+                self.report.peak_rss_bytes = watch.sample()
+                with writing(self.config.store):
+                    keep_report(self.config.store / "reports", self.report.to_dict())
+            record.exit_code = self.report.exit_code
+            _LOG.info("done with exit code %d: %s", record.exit_code, json.dumps(self.report.to_dict()))
         return self.report
+
+    @contextlib.contextmanager
+    def _told(self, stages: Sequence[str]) -> Iterator[RunRecord]:
+        """Say in log and catalog what began and how it ended."""
+        command = "run" if len(stages) > 1 else stages[0]
+        _LOG.info("streamer %s: %s to %s", command, self.config.source.folder, self.config.store)
+        try:
+            with recorded(self.config.store, command) as record:
+                yield record
+        except BaseException as error:
+            _LOG.error("failed with exit code %d: %s", exit_code_of(error), str(error) or type(error).__name__)
+            raise
 
     def _stages(self, stages: Sequence[str], writer: StoreWriter, extractor: Extractor, watch: MemoryWatch) -> None:
         writer.catalog.set_settings({"search": self.config.search.model_dump(), "extract": asdict(extractor.settings)})
         self.report.engine, self.report.device = extractor.engine_name, extractor.device
-        alone = len(stages) == 1
         if "extract" in stages:
             self._timed("extract", lambda: self._extract(writer, extractor, watch))
         with Store(self.config.store) as store:
             self.report.images["failed"] = store.catalog.count("failures")
-            try:
-                current = current_generation(store.path / "index")
-            except IndexMissingError as error:
-                _LOG.warning("the index is damaged and will be made anew: %s", error)
-                current = None
-            builder = IndexBuilder(store, self.index, self.budget, self.progress, self.should_stop)
-            if not alone and not builder.is_due(current, self.config.index.rebuild_fraction):
-                _LOG.info("the index is good as it is")
-            elif len(store) == 0:
-                if alone and "extract" not in stages:
-                    raise StreamerError(f"{self.config.store}: holds no images; run 'streamer extract' first")
-                _LOG.warning("there are no images to index")
-            else:
-                if "reduce" in stages and self.index.kind == "annoy":
-                    self._timed("reduce", builder.reduce)
-                if "index" in stages:
-                    current = self._timed("index", builder.build)
-            self.report.generation = current.number if current else 0
+            with writing(self.config.store):
+                self._index(stages, store)
+
+    def _index(self, stages: Sequence[str], store: Store) -> None:
+        alone = len(stages) == 1
+        try:
+            current = current_generation(store.path / "index")
+        except IndexMissingError as error:
+            _LOG.warning("the index is damaged and will be made anew: %s", error)
+            current = None
+        builder = IndexBuilder(store, self.index, self.budget, self.progress, self.should_stop)
+        if not alone and not builder.is_due(current, self.config.index.rebuild_fraction):
+            _LOG.info("the index is good as it is")
+        elif len(store) == 0:
+            if alone and "extract" not in stages:
+                raise StreamerError(f"{self.config.store}: holds no images; run 'streamer extract' first")
+            _LOG.warning("there are no images to index")
+        elif not alone and self.out_of_time():
+            _LOG.warning("run.max_minutes are over: the index is made anew by the next run, and searches look further")
+        else:
+            if "reduce" in stages and self.index.kind == "annoy":
+                self._timed("reduce", builder.reduce)
+            if "index" in stages:
+                current = self._timed("index", builder.build)
+        self.report.generation = current.number if current else 0
 
     def _timed(self, stage: str, work: Callable[[], _T]) -> _T:
         began = time.monotonic()
@@ -183,12 +241,13 @@ class _Job:
             done = 0
             if changes.pending_count:
                 _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.summary)
+                self._require_space(changes, extractor)
                 with contextlib.closing(extractor.features(changes.pending(), watch, writer.knows)) as batches:
                     for batch in batches:
                         writer.append(batch)
                         done += len(batch.refs) + len(batch.rejected) + len(batch.known)
                         self.progress("extract", done, changes.pending_count)
-                        if self.should_stop():
+                        if self.should_stop() or self.out_of_time():
                             break
             self.report.engine, self.report.device = extractor.engine_name, extractor.device
             extractor.close()
@@ -202,11 +261,18 @@ class _Job:
             images["unchanged"] += writer.counts["unchanged"]
         extracted = writer.counts["added"] + writer.counts["updated"]
         self.report.images_per_second = round(extracted / (time.monotonic() - began), 3)
-        if self.should_stop():
-            raise Interrupted(
-                f"stopped after {done} of {changes.pending_count} images; all of them are committed, "
-                "the next run goes on from there"
-            )
+        self.report.remaining = changes.pending_count - done
+        if self.report.remaining:
+            what = f"{done} of {changes.pending_count} images"
+            if self.should_stop():
+                raise Interrupted(f"stopped after {what}; all of them are committed, the next run goes on from there")
+            _LOG.warning("run.max_minutes are over after %s; the next run goes on from there", what)
+
+    def _require_space(self, changes: Changes, extractor: Extractor) -> None:
+        images = changes.pending_count - changes.likely_moved()
+        outputs = extractor.network.spec().outputs.values()
+        row_bytes = 4 * sum(int(np.prod(shape)) for shape in outputs) + _NAMES_BYTES
+        require_space(self.config.store, images * row_bytes, f"extracting {images} images")
 
     def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
         """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
@@ -236,16 +302,6 @@ class _Job:
             return FolderSource(folder, exclude)
         except ValueError as error:
             raise ConfigError(f"source.exclude: {error}") from None
-
-    def _keep_report(self) -> None:
-        name = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ.json")
-        replace_text(self.config.store / "reports" / name, json.dumps(self.report.to_dict(), indent=1) + "\n")
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, StreamerError):
-        return error.exit_code
-    return ExitCode.INTERRUPTED if isinstance(error, KeyboardInterrupt) else ExitCode.FAILED
 
 
 def _network(config: Config) -> Network:

@@ -31,7 +31,10 @@ _TIMES = ("total", "extract", "reduce", "index")
 
 @dataclass
 class Report:
-    """What a run did. `to_dict` gives the form that ``--json`` prints and the store keeps."""
+    """What a run did. `to_dict` gives the form that ``--json`` prints and the store keeps.
+
+    `remaining` counts the images that ``run.max_minutes`` left for the next run.
+    """
 
     store: str
     memory_budget_bytes: int
@@ -42,6 +45,7 @@ class Report:
     engine: str = ""
     device: str = ""
     generation: int = 0
+    remaining: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -52,7 +56,7 @@ class Report:
         """Plain types, in the documented order of keys."""
         data = asdict(self)
         order = ("images", "seconds", "images_per_second", "peak_rss_bytes", "memory_budget_bytes")
-        return {name: data[name] for name in (*order, "engine", "device", "store", "generation")}
+        return {name: data[name] for name in (*order, "engine", "device", "store", "generation", "remaining")}
 
 
 class _Answer(Protocol):

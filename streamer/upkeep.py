@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from streamer.store import (
     catalog_faults,
     compact_shards,
     drop_shards,
+    recorded,
     remake_catalog,
     shard_faults,
     sweep,
@@ -184,12 +184,6 @@ def compact(
 
 @contextlib.contextmanager
 def _open(path: Path, command: str) -> Iterator[CatalogWriter]:
-    """Open the catalog for writing and keep a record of the run."""
-    with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
-        number = catalog.begin_run(command, os.getpid())
-        try:
-            yield catalog
-        except StreamerError as error:
-            catalog.end_run(number, error.exit_code, str(error))
-            raise
-        catalog.end_run(number, ExitCode.DONE, "")
+    """Open the catalog for writing and keep a record of the work."""
+    with recorded(path, command), contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
+        yield catalog

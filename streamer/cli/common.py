@@ -34,11 +34,10 @@ def command(function: Callable[..., Outcome]) -> Callable[..., int]:
     @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
     @wraps(function)
     def run(*args: Any, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> int:
-        logging.basicConfig(
-            stream=sys.stderr,
-            level=logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO,
-            format="%(levelname)s: %(message)s",
-        )
+        level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+        console = logging.StreamHandler(sys.stderr)
+        console.setLevel(level)  # a log file may be told more
+        logging.basicConfig(handlers=[console], level=level, format="%(levelname)s: %(message)s")
         for noisy in ("PIL", "h5py", "tensorflow", "jax", "filelock", "absl", "asyncio", "matplotlib"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         data, text, code = function(*args, **options)

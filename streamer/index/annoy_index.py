@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import EngineUnavailableError, IndexMissingError
+from streamer.errors import EngineUnavailableError, IndexMissingError, StoreWriteError
 from streamer.files import fsync_file
 
 __all__ = ["AnnoyIndex", "annoy_installed", "build_annoy", "require_annoy"]
@@ -60,18 +61,29 @@ def build_annoy(path: Path, vectors: Iterable[NDArray[np.float32]], dimension: i
         Number of vectors.
     """
     index = _annoy(dimension)
-    index.on_disk_build(str(path))
+    with _file_errors(path):
+        index.on_disk_build(str(path))
     index.set_seed(seed)
     position = 0
     for block in vectors:
-        for vector in block:
-            index.add_item(position, vector)
-            position += 1
-    # One job: with several, the order of the nodes depends on which thread came first.
-    index.build(trees, n_jobs=1)
-    index.unload()
+        with _file_errors(path):
+            for vector in block:
+                index.add_item(position, vector)
+                position += 1
+    with _file_errors(path):
+        # One job: with several, the order of the nodes depends on which thread came first.
+        index.build(trees, n_jobs=1)
+        index.unload()
     fsync_file(path)
     return position
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Annoy has no other class for a disk that is full
+        raise StoreWriteError(f"{path}: cannot be written ({error}); the index before stays as it is") from error
 
 
 class AnnoyIndex:

@@ -7,6 +7,7 @@ from streamer.store.check import Fault, catalog_faults, drop_shards, remake_cata
 from streamer.store.compact import Compaction, compact_shards
 from streamer.store.lock import StoreLock
 from streamer.store.reader import ShardMissingError
+from streamer.store.record import RunRecord, recorded
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.store import Store
 from streamer.store.view import write_view
@@ -23,6 +24,7 @@ __all__ = [
     "Fault",
     "FeatureSpec",
     "LastRun",
+    "RunRecord",
     "ShardMissingError",
     "Store",
     "StoreLock",
@@ -31,6 +33,7 @@ __all__ = [
     "compact_shards",
     "drop_shards",
     "find_changes",
+    "recorded",
     "remake_catalog",
     "shard_faults",
     "sweep",

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from streamer.errors import StoreCorruptError, StoreWriteError
 from streamer.records import ImageRef, Rejected
 from streamer.store.catalog import Catalog
 from streamer.store.shard import SealedShard
@@ -232,12 +231,11 @@ class CatalogWriter(Catalog):
         return cursor.lastrowid
 
     def end_run(self, run: int, exit_code: int, message: str) -> None:
-        """Note how a run ended, if the disk takes it: a run that met a full one must end by that error."""
-        with contextlib.suppress(StoreWriteError, StoreCorruptError):
-            self._db.execute(
-                "UPDATE runs SET finished = ?, exit_code = ?, message = ? WHERE id = ?",
-                (time.time(), exit_code, message, run),
-            )
+        """Note how a run ended."""
+        self._db.execute(
+            "UPDATE runs SET finished = ?, exit_code = ?, message = ? WHERE id = ?",
+            (time.time(), exit_code, message, run),
+        )
 
     def set_spec(self, spec: FeatureSpec) -> None:
         """Note where the weights are now; what the features are must not change."""

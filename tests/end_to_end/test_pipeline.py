@@ -401,5 +401,5 @@ def test_reports_are_kept(make_config: Make, pictures: Path) -> None:
     assert data == report.to_dict()
     assert list(data) == [
         "images", "seconds", "images_per_second", "peak_rss_bytes", "memory_budget_bytes",
-        "engine", "device", "store", "generation",
+        "engine", "device", "store", "generation", "remaining",
     ]  # fmt: skip
