@@ -75,7 +75,19 @@ def build_annoy(path: Path, vectors: Iterable[NDArray[np.float32]], dimension: i
         index.build(trees, n_jobs=1)
         index.unload()
     fsync_file(path)
+    _verify(path, dimension, position)
     return position
+
+
+def _verify(path: Path, dimension: int, n_items: int) -> None:
+    """Annoy says nothing when its file cannot grow; the nodes that it lost are all zero then.
+
+    A node is the number of its descendants, two numbers of children or a norm, and a vector, each of four bytes.
+    """
+    words = 3 + dimension
+    numbers = np.memmap(path, dtype=np.int32, mode="r")
+    if len(numbers) % words or len(numbers) < words * n_items or (numbers[::words] < 1).any():
+        raise StoreWriteError(f"{path}: the disk lost part of what was written; the index before stays as it is")
 
 
 @contextlib.contextmanager
