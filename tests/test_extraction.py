@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +104,31 @@ def test_a_gpu_that_the_engine_cannot_use_is_done_without(
 def test_a_network_is_found_again_from_what_a_store_says_of_it() -> None:
     made = network(Output("block5_pool", "gem"), Output("block4_conv2"), Output("block5_conv3", "max"))
     assert Network.of_store(made.spec()).spec() == made.spec()
+
+
+def test_the_same_bytes_are_extracted_once_in_order(pictures: Path, tmp_path: Path) -> None:
+    """The second copy is known before the features of the first have come back."""
+    paths = sorted(pictures.rglob("*.jpg"))[:3]
+    for number, path in enumerate([paths[0], paths[1], paths[0], paths[2], paths[1], paths[0]]):
+        (tmp_path / f"{number}.jpg").write_bytes(path.read_bytes())
+    asked: list[bytes] = []
+    stored = blake2b(paths[2].read_bytes(), digest_size=16).digest()
+
+    def known(content: bytes) -> bool:
+        asked.append(content)
+        return content == stored
+
+    with Extractor(network(), settings()) as extractor:
+        batches = list(extractor.features(refs(tmp_path), known=known))
+    assert [each.key for batch in batches for each in batch.refs] == ["0.jpg", "1.jpg"]
+    copies = [(each.ref.key, each.content) for batch in batches for each in batch.known]
+    digests = [blake2b((tmp_path / f"{number}.jpg").read_bytes(), digest_size=16).digest() for number in range(6)]
+    assert copies == [(f"{number}.jpg", digests[number]) for number in (2, 3, 4, 5)]
+    assert set(asked) == set(digests)
+
+
+def test_no_network_is_loaded_for_what_is_known(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Extractor(network(), settings()) as extractor:
+        monkeypatch.setattr(Extractor, "start", lambda self: pytest.fail("the network was loaded"))
+        batches = list(extractor.features(refs(pictures), known=lambda content: True))
+    assert sum(len(batch.known) for batch in batches) == 40

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from streamer.images.batches import batches
-from streamer.records import Decoded, ImageRef, Rejected
+from streamer.records import Decoded, ImageRef, Known, Rejected
 
 SIZE = (2, 3)
 
@@ -80,3 +80,12 @@ def test_wrong_shapes_and_sizes_are_errors() -> None:
         list(batches([wrong], 2, SIZE))
     with pytest.raises(ValueError, match="at least 1, not 0"):
         list(batches([], 0, SIZE))
+
+
+def test_many_others_do_not_wait_for_a_full_batch() -> None:
+    """A library that was only moved must reach the store all the same, in its order and in parts."""
+    items = [decoded(0), *(Known(ref(number), b"x") for number in range(1, 700)), decoded(7)]
+    first, second, third = batches(items, 8, SIZE)
+    assert [len(each.known) for each in (first, second, third)] == [256, 256, 187]
+    assert [len(each.refs) for each in (first, second, third)] == [1, 0, 1]
+    assert [each.ref for batch in (first, second, third) for each in batch.known] == [ref(n) for n in range(1, 700)]

@@ -16,6 +16,7 @@ import pytest
 from streamer.engines import Engine
 from streamer.images import FolderSource
 from streamer.records import ImageRef
+from tests.faults.shim import missing
 from tests.images.hostile import photo
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -106,3 +107,26 @@ def test_bench_decode_runs(tmp_path: Path) -> None:
         assert 0 < row["large_to_small"] < 0.5
     assert data["large_ms"]["decode_file"] > data["large_ms"]["entropy decoding (1/8)"] > data["large_ms"]["resize"]
     assert "large/small" in done.stdout
+
+
+@pytest.mark.slow
+def test_bench_nightly_runs(tmp_path: Path) -> None:
+    options = ["--rows", "300", "--nights", "1", "--changes", "9", "4", "3", "2", "--output", str(tmp_path / "a.json")]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "bench_nightly.py"), *options], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    index, idle, night = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["nights"]
+    assert index["images"]["unchanged"] == idle["images"]["unchanged"] == 300
+    assert (night["images"]["added"], night["images"]["removed"]) == (9, 2)
+    assert night["images"]["updated"] + night["images"]["moved"] >= 5
+    assert (index["generation"], night["generation"]) == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing()), reason=missing() or "-")
+def test_torture_runs() -> None:
+    command = [sys.executable, str(SCRIPTS / "torture.py"), "--parts", "3", "--minutes", "0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["whole runs"] >= 2

@@ -1,0 +1,88 @@
+"""Writing files safely."""
+
+from __future__ import annotations
+
+import errno
+import os
+from hashlib import blake2b
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from streamer.errors import StoreWriteError
+from streamer.files import PatientFile, digest_of, published, require_space
+
+
+class _Full:
+    """A raw file that takes so many bytes and no more."""
+
+    def __init__(self, file: object, room: int) -> None:
+        self._file, self._room = file, room
+
+    def write(self, data: memoryview) -> int:
+        if self._room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = min(len(data), self._room)
+        self._room -= taken
+        return self._file.write(data[:taken])  # type: ignore[attr-defined, no-any-return]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._file, name)
+
+
+@pytest.mark.parametrize("room", [0, 1, 1000, 20_000])
+def test_hdf5_never_hears_of_a_full_disk_and_we_do(tmp_path: Path, room: int) -> None:
+    """Told of it, HDF5 ends the process with a segmentation fault as it closes the file."""
+    disk = PatientFile(tmp_path / "a.h5")
+    disk._file = _Full(disk._file, room)  # type: ignore[assignment]
+    with h5py.File(disk, "w") as file:
+        dataset = file.create_dataset("rows", (0, 256), maxshape=(None, 256), chunks=(4, 256), dtype=np.float32)
+        for start in range(0, 40, 4):
+            dataset.resize(start + 4, axis=0)
+            dataset[start : start + 4] = 1
+    with pytest.raises(OSError, match="No space left"):
+        disk.check()
+    with pytest.raises(OSError, match="No space left"):
+        disk.close(sync=True)
+    assert disk.closed
+    disk.close(sync=False)
+
+
+def test_a_patient_file_on_a_good_disk_is_a_file(tmp_path: Path) -> None:
+    disk = PatientFile(tmp_path / "a")
+    assert (disk.readable(), disk.writable(), disk.seekable()) == (True, True, True)
+    assert disk.write(np.arange(3, dtype=np.int16)) == 6
+    disk.seek(2)
+    buffer = bytearray(10)
+    assert disk.readinto(buffer) == 4 and disk.tell() == 6
+    disk.truncate(4)
+    disk.check()
+    disk.close(sync=True)
+    assert (tmp_path / "a").read_bytes() == np.arange(2, dtype=np.int16).tobytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**20, 2**20 + 1])
+def test_the_digest_is_that_of_the_whole_file(tmp_path: Path, size: int) -> None:
+    data = os.urandom(size)
+    (tmp_path / "a").write_bytes(data)
+    assert digest_of(tmp_path / "a") == (size, blake2b(data, digest_size=16).digest())
+
+
+def test_too_much_for_the_disk_is_refused(tmp_path: Path) -> None:
+    require_space(tmp_path, 1, "a little")
+    with pytest.raises(StoreWriteError, match=r"all of it takes about 1,000,000,000,000 MB, and [\d,]+ MB are free"):
+        require_space(tmp_path, 10**18, "all of it")
+
+
+def test_a_published_file_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    with pytest.raises(RuntimeError), published(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with published(target) as partial:
+        partial.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole" and list(tmp_path.iterdir()) == [target]
