@@ -1,0 +1,182 @@
+"""Every key, its type and its default: the one place where a default of the program stands."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from streamer.config.sizes import parse_bytes
+
+__all__ = ["NAMED_WEIGHTS", "Config", "Output", "Search", "expanded"]
+
+
+def _budget(value: object) -> int | None:
+    return None if value in ("auto", None) else parse_bytes(value)
+
+
+def expanded(value: object) -> str:
+    """Expand ``~`` and environment variables."""
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise ValueError(f"{value!r} is not a path")
+    try:
+        expanded = str(Path(os.path.expandvars(str(value))).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"{str(value)!r}: {error}") from None
+    unset = re.search(r"\$\{?(\w+)\}?", expanded)
+    if unset and unset[1] not in os.environ:
+        raise ValueError(f"{str(value)!r} names the environment variable {unset[1]}, which is not set")
+    return expanded
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path.cwd())
+    return Path(os.path.normpath(Path(base) / expanded(value)))
+
+
+NAMED_WEIGHTS = ("auto", "imagenet", "bundled", "random")
+
+
+def _weights(value: object, info: ValidationInfo) -> str:
+    return str(value) if value in NAMED_WEIGHTS else str(_path(value, info))
+
+
+def _fraction(value: object) -> object:
+    """Take ``30 %`` for 0.3."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", value) if isinstance(value, str) else None
+    return float(match[1]) / 100 if match else value
+
+
+def _log_file(value: object, info: ValidationInfo) -> object:
+    # YAML takes a bare `off` for false.
+    return "off" if value is False else value if value in ("auto", "off") else _path(value, info)
+
+
+def _auto(value: object) -> object:
+    return None if value == "auto" else value
+
+
+ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
+PathFromBase = Annotated[Path, BeforeValidator(_path)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(_Section):
+    """Where the images are."""
+
+    folder: PathFromBase = Field(description="searched recursively; label = name of the parent folder")
+    exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    max_removed: Annotated[float, BeforeValidator(_fraction)] = Field(
+        0.3, ge=0, le=1, description="share of the library that one run may drop; more is taken for a mishap"
+    )
+    allow_empty: bool = Field(False, description="whether a source without a single image is what it seems")
+
+
+class Images(_Section):
+    """What counts as a readable image."""
+
+    max_pixels: int = Field(100_000_000, ge=1)
+    max_file: ByteSize = 256 * 2**20
+
+
+class Output(_Section):
+    """One kind of feature: a layer of the backbone, how its map becomes a vector, and in how many cells a side."""
+
+    layer: str
+    pooling: Literal["none", "avg", "max", "gem"] = "none"
+    grid: int = Field(1, ge=1, le=16)
+
+
+class BackboneChoice(_Section):
+    """Which network, which weights, which layers.
+
+    ``name: auto`` is what an existing store was made with; for a new one VGG16 if its ImageNet weights are on this
+    machine, else the compact VGG16. ``weights: auto`` are the backbone's own. Without `outputs`, its default is taken.
+    """
+
+    name: Literal["auto", "vgg16", "vgg16_compact", "resnet50", "inception_v3"] = "auto"
+    weights: Annotated[str, BeforeValidator(_weights)] = "auto"
+    seed: int = Field(0, ge=0, description="of random weights")
+    input_size: int | None = Field(None, ge=32, le=1024, description="side of the square fed to the network, pixels")
+    outputs: Annotated[tuple[Output, ...], Field(strict=False, min_length=1)] | None = None
+
+
+class Memory(_Section):
+    """How much memory the whole process tree may hold. ``budget: auto`` is a quarter of the machine's."""
+
+    budget: Annotated[int | None, BeforeValidator(_budget)] = 2**30
+    gpu_fraction: float | None = Field(None, gt=0, le=1, description="of the GPU's memory; otherwise as much as needed")
+
+
+class Reduce(_Section):
+    """PCA before the index."""
+
+    components: int = Field(256, ge=1)
+    whiten: bool = False
+
+
+class Index(_Section):
+    """The search index. ``trees: auto`` chooses for the recall asked for in `search`."""
+
+    kind: Literal["annoy", "exact"] | None = Field(None, description="without it: annoy where it is installed")
+    trees: Annotated[int | None, BeforeValidator(_auto)] = Field(None, ge=1, le=1000)
+    seed: int = Field(0, ge=0, lt=2**31)
+    rebuild_fraction: Annotated[float, BeforeValidator(_fraction)] = Field(
+        0.1, ge=0, description="of the indexed images; what is newer is searched beside the index until it is more"
+    )
+
+
+class Search(_Section):
+    """How queries are answered."""
+
+    k: int = Field(10, ge=1)
+    candidates: int = Field(200, ge=1)
+    rerank: bool = True
+    recall: float = Field(0.99, gt=0, le=1, description="recall@10 against exact search that the index is tuned for")
+
+
+class Run(_Section):
+    """How a run goes about its work.
+
+    It commits when a shard is that old or that large, whichever comes first. ``log_file: auto`` is ``logs/run.log`` in
+    the store.
+    """
+
+    commit_seconds: float = Field(60.0, gt=0)
+    commit_size: ByteSize = 256 * 2**20
+    threads: int | None = Field(None, ge=1, description="decoding threads; otherwise one a core")
+    max_minutes: float | None = Field(None, gt=0, description="stop extracting then; the next run goes on from there")
+    log_file: Annotated[Path | Literal["auto", "off"], BeforeValidator(_log_file)] = "auto"
+    on_failure: str | Annotated[tuple[str, ...], Field(strict=False)] | None = Field(
+        None, description="a line for the shell, or a program and its arguments, to run when a run has failed"
+    )
+
+
+class Config(_Section):
+    """All that a run needs to know. Attributes are the sections of the YAML file."""
+
+    store: PathFromBase
+    source: Source
+    images: Images = Images()
+    backbone: BackboneChoice = BackboneChoice()
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    engine: Literal["auto", "ncnn", "keras"] = "auto"
+    precision: Literal["full", "mixed"] = Field("full", description="mixed: fully connected weights as float16")
+    memory: Memory = Memory()
+    reduce: Reduce = Reduce()
+    index: Index = Index()
+    search: Search = Search()
+    run: Run = Run()
+
+    @property
+    def log_file(self) -> Path | None:
+        """Where the log goes, or None."""
+        if isinstance(self.run.log_file, Path):
+            return self.run.log_file
+        return self.store / "logs" / "run.log" if self.run.log_file == "auto" else None
