@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from streamer.images.decode import DecodeLimits, decode_file, decode_stream
+from streamer.images.decode import decode_stream
 from streamer.images.drawn import draw_pictures
 from streamer.images.feeding import usable_cores
 from streamer.images.formats import DRAFT_MARGIN
+from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.images.rgb import DECODE_RECIPE
 from streamer.images.sources import FolderSource
 from streamer.records import ImageRef

@@ -21,7 +21,8 @@ from streamer.backbones import Output, get_backbone, resolve_weights
 from streamer.engines import open_engine, pool
 from streamer.evaluation import precision
 from streamer.images import FolderSource
-from streamer.images.decode import DecodeLimits, decode_stream
+from streamer.images.decode import decode_stream
+from streamer.images.pixels import DecodeLimits
 from streamer.records import Decoded, ImageRef
 
 LIMITS = DecodeLimits(max_pixels=100_000_000, max_file_bytes=2**28, memory_bytes=2**28)

@@ -38,7 +38,8 @@ from compact_export import SHIPPED_WIDTH, compact_graph, export, folded, read_np
 from numpy.typing import NDArray
 
 from streamer.images import FolderSource
-from streamer.images.decode import DecodeLimits, decode_stream
+from streamer.images.decode import decode_stream
+from streamer.images.pixels import DecodeLimits
 from streamer.records import Decoded, ImageRef
 
 if TYPE_CHECKING:

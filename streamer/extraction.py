@@ -109,7 +109,7 @@ class Network:
 
     def spec(self) -> FeatureSpec:
         """What its features are."""
-        from streamer.images.decode import DECODE_RECIPE
+        from streamer.images.pixels import DECODE_RECIPE
 
         return FeatureSpec(
             backbone=self.backbone.name,
@@ -294,7 +294,8 @@ class Extractor:
         FeatureBatch
             In the order of `refs`. An image whose features are not finite numbers is rejected.
         """
-        from streamer.images.decode import DecodeLimits, decode_stream
+        from streamer.images.decode import decode_stream
+        from streamer.images.pixels import DecodeLimits
 
         if self.device == "gpu":
             self.start()  # which may turn out to be out of order, and then the plan is another

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from streamer.errors import IndexMissingError, StreamerError
 from streamer.evaluation.measures import FIRST, Evaluation, Quality, Shown, expected_by_chance, precision
 from streamer.evaluation.photos import PART, Photos
-from streamer.images.decode import DecodeLimits, decode_stream
+from streamer.images.decode import decode_stream
 from streamer.images.histogram import BINS, hsv_histogram
+from streamer.images.pixels import DecodeLimits
 from streamer.records import Decoded, Hit, ImageRef, Progress
 from streamer.searcher import Searcher
 from streamer.store import Store

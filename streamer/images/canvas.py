@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from streamer import files
-from streamer.images.decode import DecodeLimits, read_pixels
 from streamer.images.formats import UnreadableImageError
+from streamer.images.pixels import DecodeLimits, read_pixels
 
 __all__ = ["THUMBNAIL_LIMITS", "Canvas", "Colour", "thumbnail"]
 

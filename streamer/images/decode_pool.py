@@ -29,9 +29,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.images.decode import DecodeLimits, decode_file
 from streamer.images.decode_worker import Answer, NeedsMore, Request, Setup, map_pixels
 from streamer.images.gate import ByteGate, GateClosedError
+from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.records import Decoded, ImageRef, Known, Rejected
 
 __all__ = ["WORKER_BYTES", "DecodeProcesses"]

@@ -18,8 +18,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.images.decode import DecodeLimits, decode_file
 from streamer.images.gate import ByteGate, hand_back_freed_buffers
+from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.records import Decoded, ImageRef, Rejected
 
 __all__ = ["Answer", "NeedsMore", "Request", "Setup", "main", "map_pixels"]

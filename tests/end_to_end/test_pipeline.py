@@ -23,7 +23,7 @@ from streamer.errors import (
     StreamerError,
     WeightsError,
 )
-from streamer.images import decode
+from streamer.images import pixels
 from streamer.images.drawn import draw_pictures
 from streamer.index import current_generation
 from streamer.pipeline import run
@@ -289,7 +289,7 @@ def test_a_file_that_was_away_is_tried_again(make_config: Make, library: Path, m
                 raise OSError(5, "Input/output error")
             return really_open(name, *rest)
 
-        monkeypatch.setattr(decode.os, "open", open_)
+        monkeypatch.setattr(pixels.os, "open", open_)
 
     check_tried_again(make_config, library, fail, lambda path: monkeypatch.undo())
 
@@ -336,7 +336,7 @@ def test_a_query_in_other_features_is_refused(
     """Another way of decoding, or a weights file that was replaced, would rank noise without a word."""
     config = make_config(pictures)
     run(config)
-    monkeypatch.setattr("streamer.images.decode.DECODE_RECIPE", "another")
+    monkeypatch.setattr("streamer.images.pixels.DECODE_RECIPE", "another")
     with Searcher(config.store) as searcher, pytest.raises(FingerprintMismatchError, match="decoding is another here"):
         searcher.search([next(pictures.rglob("*.jpg"))])
 

@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from streamer.images import FolderSource, feeding
-from streamer.images.decode import DecodeLimits, decode_file, decode_stream
+from streamer.images.decode import decode_stream
 from streamer.images.decode_pool import DecodeProcesses
 from streamer.images.gate import ByteGate, GateClosedError
+from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.records import Decoded, ImageRef, Rejected
 from tests.images.hostile import EXPECTED_LIMITS, photo, write_hostile_files
 
@@ -292,7 +293,8 @@ def test_it_stays_on_threads_where_no_processes_are_allowed(
 
 _STREAM = """
 import itertools, sys
-from streamer.images.decode import DecodeLimits, decode_stream
+from streamer.images.decode import decode_stream
+from streamer.images.pixels import DecodeLimits
 from streamer.records import ImageRef
 
 refs = (ImageRef(str(number), sys.argv[1], 0, 0, "") for number in itertools.count())
