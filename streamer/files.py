@@ -144,8 +144,8 @@ def require_space(folder: Path, n_bytes: int, purpose: str) -> None:
     if n_bytes + _RESERVE_BYTES > free:
         raise StoreWriteError(
             f"{folder}: {purpose} takes about {n_bytes / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free on that disk, "
-            f"of which {_RESERVE_BYTES / 1e6:.0f} MB are to stay free: nothing was started. Free some space, or move the "
-            "store to another disk"
+            f"of which {_RESERVE_BYTES / 1e6:.0f} MB are to stay free: it was not begun; what was committed before is "
+            "safe. Free some space, or move the store to another disk"
         )
 
 

@@ -231,17 +231,18 @@ class _Job:
         changes = find_changes(self._source(), writer.catalog, extractor.limits)
         images = self.report.images
         try:
-            images |= {"seen": changes.seen, "unchanged": changes.unchanged, "removed": changes.removed_count()}
+            images |= {"seen": changes.seen, "unchanged": changes.unchanged}
             self._refuse_to_drop(changes, writer)
+            self._require_space(changes, extractor)
+            missing = changes.missing_count()
             writer.apply(changes)
             _LOG.info(
                 "%d images: %d to look at, %d unchanged, %d gone, %d that failed before",
-                *(changes.seen, changes.pending_count, changes.unchanged, changes.removed_count(), changes.known_bad),
+                *(changes.seen, changes.pending_count, changes.unchanged, missing, changes.known_bad),
             )
             done = 0
             if changes.pending_count:
                 _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.summary)
-                self._require_space(changes, extractor)
                 with contextlib.closing(extractor.features(changes.pending(), watch, writer.knows)) as batches:
                     for batch in batches:
                         writer.append(batch)
@@ -252,16 +253,20 @@ class _Job:
             self.report.engine, self.report.device = extractor.engine_name, extractor.device
             extractor.close()
             give_back_memory()
-            writer.commit()
+            self.report.remaining = changes.pending_count - done
+            if self.report.remaining:
+                writer.commit()
+                images["removed"] = sum(1 for _ in changes.removed())
+            else:
+                writer.finish()
+                images["removed"] = changes.missing_count()
             writer.publish_view()
-            images["removed"] = changes.removed_count()
         finally:
             changes.close()
             images |= {name: writer.counts[name] for name in ("added", "updated", "moved")}
             images["unchanged"] += writer.counts["unchanged"]
         extracted = writer.counts["added"] + writer.counts["updated"]
         self.report.images_per_second = round(extracted / (time.monotonic() - began), 3)
-        self.report.remaining = changes.pending_count - done
         if self.report.remaining:
             what = f"{done} of {changes.pending_count} images"
             if self.should_stop():
@@ -276,7 +281,7 @@ class _Job:
 
     def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
         """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
-        source, gone = self.config.source, changes.removed_count()
+        source, gone = self.config.source, changes.missing_count()
         held = writer.catalog.count("images")
         if changes.seen == 0 and gone and not source.allow_empty:
             raise StreamerError(

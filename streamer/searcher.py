@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streamer.config import Search
 from streamer.errors import FingerprintMismatchError, IndexMissingError
 from streamer.extraction import Extractor, ExtractSettings, Network
-from streamer.index import Generation, current_generation
+from streamer.index import Generation, current_generation, published_number
 from streamer.records import Hit, ImageRef
 from streamer.retrieval import ApproximateIndex, nearest_approximate, nearest_exact, newer_candidates
 from streamer.store import ShardMissingError, Store
@@ -25,7 +25,8 @@ from streamer.store import ShardMissingError, Store
 __all__ = ["QueryResult", "Searcher"]
 
 _LOG = logging.getLogger(__name__)
-_TRIES = 3
+# Each time that compact removes shards, once in 4 GiB and at its end, a scan begins again.
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,7 @@ class Searcher:
         if not queries:
             return []
         wanted = k or self.defaults.k
+        self._follow()
         exact = exact or self._searches_all()
         index = None if exact else self._open_index()
         for attempt in range(_TRIES):
@@ -203,6 +205,21 @@ class Searcher:
             )
             for query, beside in zip(queries, newer, strict=True)
         ]
+
+    def _follow(self) -> None:
+        """Take up the generation that is published now."""
+        try:
+            number = published_number(self.store.path / "index")
+            if number == (self.generation.number if self.generation else 0):
+                return
+            newer = current_generation(self.store.path / "index")
+        except IndexMissingError as error:
+            _LOG.warning("%s; the index that is open goes on answering", error)
+            return
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        self.generation = newer
 
     def _searches_all(self) -> bool:
         """Whether there is no index but the features themselves."""

@@ -21,12 +21,12 @@ from streamer.store import (
     catalog_faults,
     compact_shards,
     drop_shards,
+    publish_view,
     recorded,
     remake_catalog,
     shard_faults,
     sweep,
     view_fault,
-    write_view,
     writing,
 )
 
@@ -118,9 +118,9 @@ def _find(path: Path, report: CheckReport, progress: Progress) -> None:
     with contextlib.closing(Catalog(path / "catalog.sqlite")) as catalog:
         fingerprint = catalog.spec.fingerprint
         report.faults += shard_faults(path, catalog, lambda done, total: progress("check", done, total))
+        view = view_fault(path, catalog)
     for place, what in index_faults(path / "index", fingerprint):
         report.faults.append(Fault(place.relative_to(path).as_posix(), what))
-    view = view_fault(path)
     if view is not None:
         report.faults.append(view)
 
@@ -129,20 +129,26 @@ def _repair(path: Path, report: CheckReport) -> None:
     features, index = path / "features", path / "index"
     if any(fault.place == "catalog.sqlite" for fault in report.faults):
         with writing(path):
-            (index / "CURRENT").unlink(missing_ok=True)  # it counts images by ids that are gone
             rows = remake_catalog(path)
         _LOG.warning("the catalog was made anew; the next run finds the features of %d images by their bytes", rows)
     with _open(path, "check --repair") as catalog:
         # The index first: it is made anew from the shards, not they from it.
-        damaged = [fault.shard for fault in shard_faults(path, catalog) if fault.shard is not None]
+        faults = list(shard_faults(path, catalog))
+        for fault in faults:
+            if not fault.certain:
+                raise StreamerError(
+                    f"{path / fault.place}: {fault.what}: that may pass, so nothing was dropped. See that it can be "
+                    "read, and repair again"
+                )
+        damaged = [fault.shard for fault in faults if fault.shard is not None]
         with writing(path):
             if index.is_dir() and index_faults(index, catalog.spec.fingerprint):
                 fall_back(index, catalog.spec.fingerprint)
-            report.images_to_extract = drop_shards(catalog, damaged)
-            sweep(features, catalog)
-            if view_fault(path) is not None:
+            report.images_to_extract = drop_shards(path, catalog, damaged)
+            if view_fault(path, catalog) is not None:
                 (path / "features.h5").unlink()
-            write_view(path / "features.h5", features, catalog)
+            publish_view(path, catalog)
+            sweep(features, catalog)
 
 
 def compact(
@@ -175,8 +181,6 @@ def compact(
         done = compact_shards(
             path, catalog, progress=lambda done, total: progress("compact", done, total), should_stop=should_stop
         )
-        with writing(path):
-            write_view(path / "features.h5", path / "features", catalog)
         if should_stop():
             raise Interrupted("stopped; what was compacted is committed")
         return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sqlite3
@@ -12,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from streamer.errors import StoreFormatError, StoreLockedError, StoreMissingError, StreamerError
+import streamer.store.check
+from streamer.errors import Interrupted, StoreFormatError, StoreLockedError, StoreMissingError, StreamerError
 from streamer.searcher import Searcher
 from streamer.store import CatalogWriter, Store, StoreLock, compact_shards
 from streamer.upkeep import check, compact
@@ -189,3 +191,80 @@ def test_compact_cuts_shards_at_the_size_asked_for(path: Path) -> None:
     catalog.close()
     assert 1 < done.shards_after < done.shards_before
     assert contents(path) == before
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_dropped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files, a network that hiccups: what may pass is no reason to throw features away."""
+    before = contents(path)
+    digest = streamer.store.check.digest_of
+
+    def fail(file: Path) -> tuple[int, bytes]:
+        if file.parent.name == "features":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return digest(file)
+
+    monkeypatch.setattr(streamer.store.check, "digest_of", fail)
+    assert check(path).exit_code == 1
+    with pytest.raises(StreamerError, match=r"Too many open files.*may pass, so nothing was dropped"):
+        check(path, repair=True)
+    monkeypatch.undo()
+    assert check(path).faults == [] and contents(path) == before
+
+
+def test_what_a_repair_drops_is_set_aside(path: Path) -> None:
+    flip(shard(path))
+    name = shard(path).name
+    check(path, repair=True)
+    night(path, SECOND)
+    assert (path / "features" / f"{name}.damaged").exists()
+    assert check(path).faults == []
+
+
+def test_a_damaged_shard_is_not_taken_up_with_a_lost_catalog(path: Path) -> None:
+    expected = contents(path)
+    with h5py.File(shard(path)) as file:
+        place = file["features/fc2"].id.get_chunk_info(0).byte_offset
+    data = bytearray(shard(path).read_bytes())
+    data[place] ^= 1
+    shard(path).write_bytes(data)
+    (path / "catalog.sqlite").write_bytes(b"")
+    log_away(path / "catalog.sqlite")
+    check(path, repair=True)
+    night(path, SECOND)
+    index(path, "annoy")
+    assert contents(path) == expected
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_damage_to_a_shard_and_a_lost_catalog(path: Path, seed: int) -> None:
+    """HDF5 raises whatever it likes over damaged bytes: never a traceback, and the next run puts things right."""
+    expected = contents(path)
+    chance = np.random.default_rng(seed)
+    data = bytearray(shard(path).read_bytes())
+    for _ in range(int(chance.integers(1, 30))):
+        data[int(chance.integers(len(data)))] = int(chance.integers(256))
+    shard(path).write_bytes(data)
+    (path / "catalog.sqlite").write_bytes(b"")
+    log_away(path / "catalog.sqlite")
+    check(path, repair=True)
+    night(path, SECOND)
+    after = contents(path)
+    assert after.rows.keys() == expected.rows.keys() and after.failures == expected.failures
+
+
+def test_the_view_shows_no_zeros_where_a_shard_is_missing(path: Path) -> None:
+    gone = shard(path)
+    gone.rename(path / "aside.h5")
+    with h5py.File(path / "features.h5") as view:
+        rows = view["features/fc2"][:]
+    assert np.isnan(rows).any() and not (rows == 0).all(axis=1).any()
+    assert any(fault.place == "features.h5" for fault in check(path).faults)
+
+
+def test_compact_that_is_cut_short_leaves_a_view_of_what_is_there(path: Path) -> None:
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        compact(path, should_stop=lambda: next(asked, True))
+    with h5py.File(path / "features.h5") as view:
+        assert np.isfinite(view["features/fc2"][:]).all()
+    assert check(path).faults == []

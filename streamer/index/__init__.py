@@ -3,7 +3,7 @@
 from streamer.index.annoy_index import AnnoyIndex, annoy_installed, build_annoy, require_annoy
 from streamer.index.check import fall_back, index_faults
 from streamer.index.exact import exact_candidates
-from streamer.index.generation import Draft, Generation, Manifest, current_generation
+from streamer.index.generation import Draft, Generation, Manifest, current_generation, published_number
 from streamer.index.rerank import best, cosines
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "exact_candidates",
     "fall_back",
     "index_faults",
+    "published_number",
     "require_annoy",
 ]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,11 @@ from streamer.errors import EngineUnavailableError, IndexMissingError, StoreWrit
 from streamer.files import fsync_file
 
 __all__ = ["AnnoyIndex", "annoy_installed", "build_annoy", "require_annoy"]
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from streamer.index.annoy_process import main; main(*sys.argv[2:])"
+)
 
 
 def annoy_installed() -> bool:
@@ -47,7 +56,7 @@ def build_annoy(path: Path, vectors: Iterable[NDArray[np.float32]], dimension: i
     Parameters
     ----------
     path : Path
-        The file to write. Nodes go to it as they are made, through a memory map, not to the process.
+        The file to write. Nodes go to it as they are made, through a memory map, by a process of its own.
     vectors : iterable of ndarray of shape (block, dimension), float32
         Their positions count from 0.
     dimension : int
@@ -59,21 +68,44 @@ def build_annoy(path: Path, vectors: Iterable[NDArray[np.float32]], dimension: i
     -------
     int
         Number of vectors.
+
+    Raises
+    ------
+    EngineUnavailableError
+        If annoy is not installed.
+    StoreWriteError
+        If the disk is full or fails.
     """
-    index = _annoy(dimension)
-    with _file_errors(path):
-        index.on_disk_build(str(path))
-    index.set_seed(seed)
+    require_annoy()
+    arguments = [str(path), str(dimension), str(trees), str(seed)]
+    command = [sys.executable, "-c", _START, json.dumps(sys.path), *arguments]
+    # A group of its own: Ctrl-C in the terminal is for the parent.
+    own_group: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     position = 0
-    for block in vectors:
-        with _file_errors(path):
-            for vector in block:
-                index.add_item(position, vector)
-                position += 1
-    with _file_errors(path):
-        # One job: with several, the order of the nodes depends on which thread came first.
-        index.build(trees, n_jobs=1)
-        index.unload()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=said, **own_group)  # noqa: S603 - ourselves
+        assert process.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it ended: its exit code says more
+                for block in vectors:
+                    process.stdin.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+                    position += len(block)
+                process.stdin.close()
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+        if code:
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise StoreWriteError(
+                f"{path}: Annoy could not build its file (exit code {code}: {words[-1]}): the disk may be full. The "
+                "index before stays as it is"
+            )
     fsync_file(path)
     _verify(path, dimension, position)
     return position
@@ -88,14 +120,6 @@ def _verify(path: Path, dimension: int, n_items: int) -> None:
     numbers = np.memmap(path, dtype=np.int32, mode="r")
     if len(numbers) % words or len(numbers) < words * n_items or (numbers[::words] < 1).any():
         raise StoreWriteError(f"{path}: the disk lost part of what was written; the index before stays as it is")
-
-
-@contextlib.contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # Annoy has no other class for a disk that is full
-        raise StoreWriteError(f"{path}: cannot be written ({error}); the index before stays as it is") from error
 
 
 class AnnoyIndex:

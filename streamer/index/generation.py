@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from streamer.errors import IndexMissingError
 from streamer.files import PARTIAL, digest_of, fsync_file, fsync_folder, remove_tree, rename, replace_text
 
-__all__ = ["Draft", "Generation", "Manifest", "current_generation"]
+__all__ = ["Draft", "Generation", "Manifest", "current_generation", "published_number"]
 
 _KEEP = 2
 # Read in a quarter of a second before a search. Larger files are read whole by each run and by `streamer check`.
@@ -238,7 +238,7 @@ def current_generation(folder: Path) -> Generation | None:
         ``index/`` of a store.
     """
     for _ in range(3):  # between reading CURRENT and opening, two newer ones may have been published
-        number = _current_number(folder)
+        number = published_number(folder)
         if number == 0:
             return None
         try:
@@ -253,12 +253,13 @@ def current_generation(folder: Path) -> Generation | None:
 def _last_number(folder: Path) -> int:
     """The published number; where CURRENT is damaged, the highest there is: no folder is written to twice."""
     try:
-        return _current_number(folder)
+        return published_number(folder)
     except IndexMissingError:
         return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
 
 
-def _current_number(folder: Path) -> int:
+def published_number(folder: Path) -> int:
+    """Number of the published generation, 0 before the first; by a look at one small file."""
     try:
         return int((folder / "CURRENT").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -10,8 +10,7 @@ from streamer.store.reader import ShardMissingError
 from streamer.store.record import RunRecord, recorded
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.store import Store
-from streamer.store.view import write_view
-from streamer.store.writer import StoreWriter, sweep, writing
+from streamer.store.writer import StoreWriter, publish_view, sweep, writing
 
 __all__ = [
     "FORMAT",
@@ -33,11 +32,11 @@ __all__ = [
     "compact_shards",
     "drop_shards",
     "find_changes",
+    "publish_view",
     "recorded",
     "remake_catalog",
     "shard_faults",
     "sweep",
     "view_fault",
-    "write_view",
     "writing",
 ]

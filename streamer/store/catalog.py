@@ -79,6 +79,7 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._opened = _state(path)
         self._db = connect(path, self._MODE)
         try:
             self.spec = self._read_spec()
@@ -88,6 +89,14 @@ class Catalog:
         except BaseException:
             self._db.close()
             raise
+
+    def _follow(self) -> None:
+        """Open the file anew when another has taken its place, or when it has changed though nobody could write."""
+        state = _state(self.path)
+        if state[:2] != self._opened[:2] or (self._db.immutable and state != self._opened):
+            self._db.close()
+            self._db = connect(self.path, self._MODE)
+            self._opened = state
 
     def _read_spec(self) -> FeatureSpec:
         meta = dict(self._db.execute("SELECT name, value FROM meta"))
@@ -226,6 +235,7 @@ class Catalog:
         if self._db.in_transaction:
             yield
             return
+        self._follow()
         self._db.execute("BEGIN")
         try:
             yield
@@ -260,3 +270,13 @@ class Catalog:
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
         """Run one statement and fetch all rows; for checks and tests."""
         return self._db.execute(statement, parameters).fetchall()
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What tells a file from another, and from what it was before; whether there is a log beside it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0, 0, 0)
+    log = path.with_name(path.name + "-wal").exists()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, int(log))

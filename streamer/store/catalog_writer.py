@@ -137,6 +137,10 @@ class CatalogWriter(Catalog):
             ((content, shard, row) for row, content in enumerate(contents)),
         )
 
+    def begin_ids_at(self, number: int) -> None:
+        """Give images of a new catalog ids from here on: those of the old one must not come again."""
+        self._db.execute("INSERT INTO sqlite_sequence VALUES ('images', ?)", (number,))
+
     def begin_log(self) -> None:
         """Let changes go to a write-ahead log from now on."""
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -180,7 +184,9 @@ class CatalogWriter(Catalog):
             self._db.execute("DELETE FROM images WHERE id = ?", (before[0],))
         # An image that moved keeps its id, and with it its place in the index.
         number = claim(content) if before is None else None
-        query = "INSERT INTO images (id, key, path, label, size, mtime_ns, content) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        query = (
+            "INSERT OR REPLACE INTO images (id, key, path, label, size, mtime_ns, content) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        )
         self._db.execute(query, (number, ref.key, *state, content))
         return "updated" if before is not None else "added" if number is None else "moved"
 
@@ -207,8 +213,7 @@ class CatalogWriter(Catalog):
 
     def forget_unreadable(self, rejected: Iterable[Rejected]) -> None:
         """Forget images whose content can no longer be read. Call inside a transaction."""
-        places = ((each.ref.key, each.ref.path) for each in rejected if each.lasting)
-        self._db.executemany("DELETE FROM images WHERE key = ? AND path = ?", places)
+        self._db.executemany("DELETE FROM images WHERE key = ?", ((each.ref.key,) for each in rejected if each.lasting))
 
     def relocate(self, paths: Iterable[tuple[str, str]]) -> None:
         """Note new paths: ``(path, key)``, for a library that was moved as a whole. Call inside a transaction."""

@@ -29,22 +29,19 @@ class Changes:
         Images to read: new ones and changed ones. Some may turn out to be unreadable, or to be known by their content.
     known_bad : int
         Images that failed before and have not changed since: not tried again.
-    fixed : list of str
-        Paths of failures that no longer stand in the source.
-    rejected : list of Rejected
-        Images that the listing itself could not take.
     """
 
     def __init__(self) -> None:
         self.seen = self.unchanged = self.pending_count = self.known_bad = 0
-        self.fixed: list[str] = []
-        self.rejected: list[Rejected] = []
         # A nameless database is SQLite's own temporary file: it spills to disk and vanishes when closed, or killed.
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute("CREATE TABLE pending (key TEXT, path TEXT, size INTEGER, mtime_ns INTEGER, label TEXT)")
         self._db.execute("CREATE TABLE relocated (path TEXT, key TEXT)")
         self._db.execute("CREATE TABLE gone (id INTEGER PRIMARY KEY, content BLOB, size INTEGER)")
         self._db.execute("CREATE INDEX gone_by_content ON gone (content)")
+        self._db.execute("CREATE INDEX pending_by_size ON pending (size)")
+        self._db.execute("CREATE TABLE fixed (path TEXT)")
+        self._db.execute("CREATE TABLE rejected (key, path, size, mtime_ns, label, reason, lasting)")
         self._db.execute("BEGIN")
 
     def add_pending(self, ref: ImageRef) -> None:
@@ -70,12 +67,36 @@ class Changes:
         """Note an image that is in the store and no longer in the source."""
         self._db.execute("INSERT INTO gone VALUES (?, ?, ?)", (number, content, size))
 
+    def add_fixed(self, path: str) -> None:
+        """Note a failure that no longer stands in the source, by its path."""
+        self._db.execute("INSERT INTO fixed VALUES (?)", (path,))
+
+    def fixed(self) -> Iterator[str]:
+        """Paths of failures that no longer stand in the source."""
+        return (row[0] for row in self._db.cursor().execute("SELECT path FROM fixed ORDER BY rowid"))
+
+    def add_rejected(self, item: Rejected) -> None:
+        """Note an image that the listing itself could not take."""
+        ref = item.ref
+        row = (ref.key, ref.path, ref.size, ref.mtime_ns, ref.label, item.reason, item.lasting)
+        self._db.execute("INSERT INTO rejected VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def rejected(self) -> Iterator[Rejected]:
+        """Images that the listing itself could not take."""
+        rows = self._db.cursor().execute("SELECT * FROM rejected ORDER BY rowid")
+        return (Rejected(ImageRef(*row[:5]), row[5], bool(row[6])) for row in rows)
+
     def removed(self) -> Iterator[int]:
-        """Ids of the images that are in the store and no longer in the source."""
+        """Ids of the images that are in the store and no longer in the source, and cannot have moved."""
+        query = "SELECT id FROM gone WHERE size NOT IN (SELECT size FROM pending) ORDER BY id"
+        return (row[0] for row in self._db.cursor().execute(query))
+
+    def missing(self) -> Iterator[int]:
+        """Ids of the images that are in the store and no longer in the source, but for those that were claimed."""
         return (row[0] for row in self._db.cursor().execute("SELECT id FROM gone ORDER BY id"))
 
-    def removed_count(self) -> int:
-        """How many images are gone, but for those that were claimed."""
+    def missing_count(self) -> int:
+        """How many `missing` there are."""
         return int(self._db.execute("SELECT count(*) FROM gone").fetchone()[0])
 
     def claim(self, content: bytes) -> int | None:
@@ -124,25 +145,25 @@ def find_changes(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limit
 def _compare(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limits: str, changes: Changes) -> None:
     known = _Cursor(catalog.known())
     failed = _Cursor(catalog.known_failures())
-    unlisted_folders: list[str] = []
+    unlisted_folder = ""  # the last one: what is below it comes next in the order of keys
     previous = ""
     for key, group in groupby(listing, key=lambda item: item.key if isinstance(item, ImageRef) else item.ref.key):
         if key < previous:
             raise StreamerError(f"the source lists {key!r} after {previous!r}: it must list images sorted by key")
         previous = key
-        _note_removed(changes, known.before(key), unlisted_folders)
-        changes.fixed.extend(row[1] for row in failed.before(key) if not _is_inside(row[0], unlisted_folders))
+        _note_removed(changes, known.before(key), unlisted_folder)
+        _note_fixed(changes, failed.before(key), unlisted_folder)
         image = next(iter(known.at(key)), None)
         failures = {row[1]: row for row in failed.at(key)}
         for item in group:
             changes.seen += 1
             if isinstance(item, Rejected):
                 failures.pop(item.ref.path, None)
-                changes.rejected.append(item)
+                changes.add_rejected(item)
                 if not item.lasting and image is not None:
                     image = None  # out of sight, not gone: what is stored stays
                 if key.endswith("/"):
-                    unlisted_folders.append(key)
+                    unlisted_folder = key
                 continue
             state = (item.size, item.mtime_ns)
             failure = failures.pop(item.path, None)
@@ -153,28 +174,31 @@ def _compare(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limits: s
                 if image[4] != item.path:
                     changes.add_relocated(item)
                 if failure is not None:
-                    changes.fixed.append(item.path)
+                    changes.add_fixed(item.path)
             else:
                 changes.add_pending(item)
             image = None
-        _note_removed(changes, [image] if image is not None else [], unlisted_folders)
-        changes.fixed.extend(failures)
-    _note_removed(changes, known.rest(), unlisted_folders)
-    changes.fixed.extend(row[1] for row in failed.rest() if not _is_inside(row[0], unlisted_folders))
+        _note_removed(changes, [image] if image is not None else [], unlisted_folder)
+        for path in failures:
+            changes.add_fixed(path)
+    _note_removed(changes, known.rest(), unlisted_folder)
+    _note_fixed(changes, failed.rest(), unlisted_folder)
 
 
-def _note_removed(changes: Changes, rows: Iterable[tuple], unlisted_folders: list[str]) -> None:  # type: ignore[type-arg]
+def _note_removed(changes: Changes, rows: Iterable[tuple], unlisted_folder: str) -> None:  # type: ignore[type-arg]
     """A photo below a folder that could not be listed is not gone: it is out of sight."""
     for key, number, size, _mtime_ns, _path, content in rows:
-        if _is_inside(key, unlisted_folders):
+        if unlisted_folder and key.startswith(unlisted_folder):
             changes.unchanged += 1
             changes.seen += 1
         else:
             changes.add_removed(number, content, size)
 
 
-def _is_inside(key: str, folders: list[str]) -> bool:
-    return any(key.startswith(folder) for folder in folders)
+def _note_fixed(changes: Changes, rows: Iterable[tuple], unlisted_folder: str) -> None:  # type: ignore[type-arg]
+    for key, path, *_ in rows:
+        if not (unlisted_folder and key.startswith(unlisted_folder)):
+            changes.add_fixed(path)
 
 
 class _Cursor:

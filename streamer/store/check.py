@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,8 @@ from streamer.store.writer import beside
 
 __all__ = ["Fault", "catalog_faults", "drop_shards", "remake_catalog", "shard_faults", "view_fault"]
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -32,11 +37,14 @@ class Fault:
     what : str
     shard : int or None
         Number of the shard that is damaged.
+    certain : bool
+        Whether it is damage. False where the file cannot be read at present, which may pass.
     """
 
     place: str
     what: str
     shard: int | None = None
+    certain: bool = True
 
 
 def catalog_faults(path: Path) -> list[Fault]:
@@ -75,42 +83,51 @@ def shard_faults(
     with contextlib.closing(ShardReader(features, catalog.spec.fingerprint, catalog.spec.outputs)) as reader:
         for done, (number, expected) in enumerate(shards.items()):
             place = shard_path(features, number)
-            what = _shard_fault(place, number, expected, reader)
-            if what is not None and number in catalog.sealed():  # else compact has replaced it meanwhile
-                yield Fault(place.relative_to(path).as_posix(), what, number)
+            fault = _shard_fault(path, place, number, expected, reader)
+            if fault is not None and number in catalog.sealed():  # else compact has replaced it meanwhile
+                yield fault
             progress(done + 1, len(shards))
 
 
-def _shard_fault(place: Path, number: int, expected: SealedShard, reader: ShardReader) -> str | None:
-    if not place.is_file():
-        return "missing"
+def _shard_fault(path: Path, place: Path, number: int, expected: SealedShard, reader: ShardReader) -> Fault | None:
+    name, what, certain = place.relative_to(path).as_posix(), "", True
     try:
         n_bytes, digest = digest_of(place)
         if n_bytes != expected.n_bytes:
-            return f"{n_bytes} bytes, not the {expected.n_bytes} that were written"
-        if digest != expected.digest:
-            return "its checksum is not that of what was written"
-        rows = reader.shard_rows(number)
-        return None if rows == expected.rows else f"{rows} rows, not {expected.rows}"
+            what = f"{n_bytes} bytes, not the {expected.n_bytes} that were written"
+        elif digest != expected.digest:
+            what = "its checksum is not that of what was written"
+        elif reader.shard_rows(number) != expected.rows:
+            what = f"{reader.shard_rows(number)} rows, not {expected.rows}"
     except StoreFormatError:
         raise
-    except (OSError, StoreCorruptError) as error:
-        return str(error)
-
-
-def view_fault(path: Path) -> Fault | None:
-    """What is wrong with ``features.h5``, if anything: it may be missing or old, not unreadable."""
-    place = path / "features.h5"
-    try:
-        if place.is_file():
-            h5py.File(place, "r", locking=False).close()
+    except FileNotFoundError:
+        what = "missing"
     except OSError as error:
+        what, certain = f"cannot be read ({error.strerror or error})", error.errno == errno.EIO
+    except StoreCorruptError as error:
+        what = str(error)
+    return Fault(name, what, number, certain) if what else None
+
+
+def view_fault(path: Path, catalog: Catalog) -> Fault | None:
+    """What is wrong with ``features.h5``, if anything: it may be missing or old, but not show what is not there."""
+    place = path / "features.h5"
+    if not place.is_file():
+        return None
+    try:
+        with h5py.File(place, "r", locking=False) as file:
+            shown = {
+                source.file_name for name in catalog.spec.outputs for source in file["features"][name].virtual_sources()
+            }
+    except (OSError, KeyError, RuntimeError) as error:
         return Fault(place.name, f"does not open ({error})")
-    return None
+    absent = sorted(name for name in shown if not (path / name).is_file())
+    return Fault(place.name, f"shows rows of {absent[0]}, which is not there") if absent else None
 
 
-def drop_shards(catalog: CatalogWriter, shards: list[int]) -> int:
-    """Forget shards and all their rows, in one transaction.
+def drop_shards(path: Path, catalog: CatalogWriter, shards: list[int]) -> int:
+    """Forget shards and all their rows, in one transaction. Their files are set aside as ``000003.h5.damaged``.
 
     Returns
     -------
@@ -118,14 +135,23 @@ def drop_shards(catalog: CatalogWriter, shards: list[int]) -> int:
         Images that the next run will extract again.
     """
     with catalog.transaction():
-        return sum(catalog.drop_shard(shard) for shard in shards)
+        images = sum(catalog.drop_shard(shard) for shard in shards)
+    for shard in shards:
+        _set_aside(shard_path(path / "features", shard))
+    return images
+
+
+def _set_aside(place: Path) -> None:
+    if place.is_file():
+        place.replace(place.with_name(place.name + ".damaged"))
+        fsync_folder(place.parent)
 
 
 def remake_catalog(path: Path) -> int:
     """Make the catalog anew from the shards that can be read; the damaged one stays, as ``catalog.sqlite.damaged``.
 
     Its images are none at first: the next run reads the source, finds the features of each file by its bytes, and
-    extracts only what is missing.
+    extracts only what is missing. A shard that cannot be read whole is set aside, too.
 
     Returns
     -------
@@ -163,14 +189,22 @@ def _fill(target: Path, features: Path, spec: FeatureSpec) -> int:
         contextlib.closing(CatalogWriter(target, log=False)) as catalog,
         contextlib.closing(ShardReader(features, spec.fingerprint, spec.outputs)) as reader,
     ):
+        # No id of the old catalog comes again: what an index or a search still holds of those means nothing now.
+        catalog.begin_ids_at(time.time_ns() // 1000)
         for place in sorted(features.glob("*.h5")):
-            with contextlib.suppress(OSError, ValueError, StoreCorruptError):
+            try:
                 number = int(place.stem)
-                contents = reader.contents(number)
+                contents = reader.verify(number)
                 sealed = SealedShard(len(contents), *digest_of(place))
-                with catalog.transaction():
-                    catalog.add_shard(number, sealed, reader.engine(number), contents)
-                rows += len(contents)
+            except StoreFormatError:
+                raise
+            except (ValueError, StoreCorruptError) as error:
+                _LOG.warning("%s is set aside: %s", place, error)
+                _set_aside(place)
+                continue
+            with catalog.transaction():
+                catalog.add_shard(number, sealed, reader.engine(number), contents)
+            rows += len(contents)
         catalog.begin_log()
     return rows
 
@@ -178,6 +212,7 @@ def _fill(target: Path, features: Path, spec: FeatureSpec) -> int:
 def _spec_of(shard: Path) -> FeatureSpec | None:
     try:
         with h5py.File(shard, "r", locking=False) as file:
-            return FeatureSpec.from_json(file.attrs["spec"])
-    except (OSError, KeyError, TypeError, ValueError):
+            spec = FeatureSpec.from_json(file.attrs["spec"])
+            return spec if spec.fingerprint == file.attrs["fingerprint"] else None
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, MemoryError):
         return None

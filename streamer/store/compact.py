@@ -17,13 +17,15 @@ from streamer.store.catalog import Catalog
 from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.reader import ShardReader
 from streamer.store.shard import ShardWriter, shard_path
-from streamer.store.writer import sweep, writing
+from streamer.store.writer import publish_view, sweep, writing
 
 __all__ = ["Compaction", "compact_shards"]
 
 _LOG = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 8 * 2**20
+# Replaced shards that stay until the end, for the searches that still read them, unless they are more than this.
+_KEPT_BYTES = 4 * 2**30
 
 
 @dataclass
@@ -48,8 +50,8 @@ def compact_shards(
     """Merge small shards and drop dead rows. Hold the `StoreLock` meanwhile.
 
     Ids stay, and with them the index. Each new shard is sealed, made real by one transaction that also forgets the old
-    ones, and only then are their files removed: a crash leaves the old or the new. A search that has an old one open
-    goes on with it; one that has just looked up a place in it looks again.
+    ones, and only then are their files removed, at the end where there is room: a crash leaves the old or the new. A
+    search that has an old one open goes on with it; one that has just looked up a place in it looks again.
 
     Parameters
     ----------
@@ -77,19 +79,30 @@ def compact_shards(
     wanted = [number for number, rows, n_bytes in before if catalog.dead_rows(number) or n_bytes < shard_bytes // 2]
     if len(wanted) == 1 and not catalog.dead_rows(wanted[0]):
         wanted = []  # nothing to merge it with
+    replaced = 0
     result = Compaction(len(before), 0, sum(each[2] for each in before), 0, sum(map(catalog.dead_rows, wanted)))
     with contextlib.closing(ShardReader(path / "features", catalog.spec.fingerprint, catalog.spec.outputs)) as reader:
         for done, group in _groups(catalog, wanted, shard_bytes):
             if should_stop():
                 break
             _merge(path, catalog, reader, group)
-            reader.close()
-            with writing(path):
-                sweep(path / "features", catalog)
+            replaced += sum(n_bytes for number, _, n_bytes in before if number in group)
+            if replaced >= _KEPT_BYTES:
+                _remove_replaced(path, catalog, reader)
+                replaced = 0
             progress(done, len(wanted))
+        _remove_replaced(path, catalog, reader)
     after = catalog.shards()
     result.shards_after, result.bytes_after = len(after), sum(each[2] for each in after)
     return result
+
+
+def _remove_replaced(path: Path, catalog: CatalogWriter, reader: ShardReader) -> None:
+    """Only once ``features.h5`` shows the new shards: HDF5 takes a missing one for rows without a value."""
+    reader.close()
+    publish_view(path, catalog)
+    with writing(path):
+        sweep(path / "features", catalog)
 
 
 def _groups(catalog: Catalog, shards: list[int], shard_bytes: int) -> Iterator[tuple[int, list[int]]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import StoreCorruptError, StoreFormatError
+from streamer.store.mapped import MappedRows
 from streamer.store.shard import shard_path
 from streamer.store.spec import FORMAT
 
@@ -21,6 +23,8 @@ _REMEDY = "restore it, or have 'streamer check STORE --repair' drop it, and the 
 
 # An open file costs about 100 kB and a descriptor; a laptop's default limit is 256 descriptors.
 _OPEN_FILES = 64
+# A map costs address space only.
+_MAPPED_FILES = 1024
 # Reading a row that nobody wants, between two that are wanted, costs less than another read.
 _SKIPPED_ROWS = 4
 
@@ -47,6 +51,7 @@ class ShardReader:
         self._fingerprint = fingerprint
         self._outputs = outputs
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
+        self._mapped: OrderedDict[tuple[int, str], MappedRows | None] = OrderedDict()
 
     def rows(self, output: str, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of n images.
@@ -73,8 +78,7 @@ class ShardReader:
             wanted = np.flatnonzero(shards == shard)
             path = shard_path(self._folder, int(shard))
             try:
-                dataset = self._file(int(shard))["features"][output]
-                _read(dataset, rows[wanted], found, wanted)
+                self._read(int(shard), output, rows[wanted], found, wanted)
             except (OSError, KeyError, RuntimeError, IndexError, ValueError) as error:
                 raise StoreCorruptError(f"{path}: rows of {output} cannot be read ({error}); {_REMEDY}") from error
         return found
@@ -92,21 +96,69 @@ class ShardReader:
             If its datasets are not of one length.
         """
         file = self._file(shard)
-        digests = file["content"][:]
-        lengths = {name: len(file[name]) for name in ("key", "label", *(f"features/{name}" for name in self._outputs))}
+        others = ("key", "label", *(f"features/{name}" for name in self._outputs))
+        with _h5_errors(shard_path(self._folder, shard)):
+            digests = file["content"][:]
+            lengths = {name: len(file[name]) for name in others}
         if set(lengths.values()) != {len(digests)}:
-            raise StoreCorruptError(f"{file.filename}: content has {len(digests)} rows, but {lengths}")
+            raise StoreCorruptError(f"{file.filename}: content has {len(digests)} rows, but {lengths}; {_REMEDY}")
         return [digest.tobytes() for digest in digests]
+
+    def verify(self, shard: int) -> list[bytes]:
+        """Read all of a shard, so that HDF5 checks every checksum; returns its `contents`."""
+        file, contents = self._file(shard), self.contents(shard)
+        with _h5_errors(shard_path(self._folder, shard)):
+            for name in ("key", "label", *(f"features/{name}" for name in self._outputs)):
+                dataset = file[name]
+                step = max(1, (dataset.chunks or (1,))[0])
+                for start in range(0, len(dataset), step):
+                    _ = dataset[start : start + step]
+        return contents
 
     def engine(self, shard: int) -> str:
         """Name of the engine that made a shard."""
-        return str(self._file(shard).attrs["engine"])
+        with _h5_errors(shard_path(self._folder, shard)):
+            return str(self._file(shard).attrs["engine"])
 
     def close(self) -> None:
         """Close every file."""
+        while self._mapped:
+            self._unmap()
         for file in self._open.values():
             file.close()
         self._open.clear()
+
+    def _read(
+        self, shard: int, output: str, rows: NDArray[np.int64], out: NDArray[np.float32], places: NDArray[np.intp]
+    ) -> None:
+        """Put the features of ``rows[i]`` into ``out[places[i]]``."""
+        if _is_run(rows) and _is_run(places):
+            dataset = self._file(shard)["features"][output]
+            if rows[0] < 0 or rows[-1] >= len(dataset):
+                raise IndexError(f"row {rows[-1]} of {len(dataset)}")
+            if len(rows) > 1:
+                dataset.read_direct(out, np.s_[rows[0] : rows[-1] + 1], np.s_[places[0] : places[-1] + 1])
+                return
+        mapped = self._map(shard, output)
+        if mapped is not None:
+            out[places] = mapped.read(rows)
+        else:
+            _read_apart(self._file(shard)["features"][output], rows, out, places)
+
+    def _map(self, shard: int, output: str) -> MappedRows | None:
+        key = (shard, output)
+        if key in self._mapped:
+            self._mapped.move_to_end(key)
+        else:
+            if len(self._mapped) >= _MAPPED_FILES:
+                self._unmap()
+            self._mapped[key] = MappedRows.of(shard_path(self._folder, shard), self._file(shard)["features"][output])
+        return self._mapped[key]
+
+    def _unmap(self) -> None:
+        mapped = self._mapped.popitem(last=False)[1]
+        if mapped is not None:
+            mapped.close()
 
     def _file(self, shard: int) -> h5py.File:
         file = self._open.pop(shard, None)
@@ -126,11 +178,23 @@ class ShardReader:
         except OSError as error:
             raise StoreCorruptError(f"{path}: the shard does not open ({error}); {_REMEDY}") from error
         try:
-            _check(file, path, self._fingerprint, self._outputs)
+            with _h5_errors(path):
+                _check(file, path, self._fingerprint, self._outputs)
         except BaseException:
             file.close()
             raise
         return file
+
+
+@contextlib.contextmanager
+def _h5_errors(path: Path) -> Iterator[None]:
+    """Damaged bytes make HDF5 raise whatever it likes."""
+    try:
+        yield
+    except StoreCorruptError:
+        raise
+    except Exception as error:
+        raise StoreCorruptError(f"{path}: damaged ({type(error).__name__}: {error}); {_REMEDY}") from error
 
 
 def _check(file: h5py.File, path: Path, fingerprint: str, outputs: Mapping[str, tuple[int, ...]]) -> None:
@@ -158,14 +222,17 @@ def _check(file: h5py.File, path: Path, fingerprint: str, outputs: Mapping[str, 
             )
 
 
-def _read(dataset: h5py.Dataset, rows: NDArray[np.int64], out: NDArray[np.float32], places: NDArray[np.intp]) -> None:
-    """Put ``dataset[rows[i]]`` into ``out[places[i]]``."""
-    low, high = int(rows.min()), int(rows.max()) + 1
-    if low < 0 or high > len(dataset):
-        raise IndexError(f"row {high - 1} of {len(dataset)}")
-    if np.array_equal(rows, np.arange(low, high)) and np.array_equal(places, np.arange(places[0], places[-1] + 1)):
-        dataset.read_direct(out, np.s_[low:high], np.s_[int(places[0]) : int(places[-1]) + 1])
-        return
+def _is_run(numbers: NDArray[Any]) -> bool:
+    """Whether each number is the one before plus one."""
+    return bool(numbers[-1] - numbers[0] == len(numbers) - 1 and (np.diff(numbers) == 1).all())
+
+
+def _read_apart(
+    dataset: h5py.Dataset, rows: NDArray[np.int64], out: NDArray[np.float32], places: NDArray[np.intp]
+) -> None:
+    """Put ``dataset[rows[i]]`` into ``out[places[i]]``, row by row where they lie far apart."""
+    if rows.min() < 0 or rows.max() >= len(dataset):
+        raise IndexError(f"row {rows.max()} of {len(dataset)}")
     order = np.argsort(rows, kind="stable")
     for part in np.split(order, np.flatnonzero(np.diff(rows[order]) > _SKIPPED_ROWS) + 1):
         low, high = int(rows[part[0]]), int(rows[part[-1]]) + 1

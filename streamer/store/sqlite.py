@@ -11,13 +11,17 @@ from typing import Any
 
 from streamer.errors import StoreCorruptError, StoreWriteError
 
-__all__ = ["connect", "damaged"]
+__all__ = ["Connection", "connect", "damaged"]
 
 _BUSY_TIMEOUT_SECONDS = 30.0
-_OF_THE_DISK = ("full", "i/o", "readonly", "locked", "unable to open")
+_REMEDIES = {
+    ("full", "i/o"): "Free some space or mend the disk, and run again",
+    ("locked",): "Another program has it open: close it, and run again",
+    ("readonly", "unable to open"): "See who may write to that file and its folder, and run again",
+}
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str) -> Connection:
     """Open a database; no transaction begins by itself.
 
     Parameters
@@ -43,6 +47,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
             db.execute("PRAGMA query_only=ON")
         else:  # to read a write-ahead log takes a file beside it; where none can be made, nobody is writing either
             db = _open(path, "mode=ro&immutable=1")
+            db.immutable = True
     return db
 
 
@@ -54,7 +59,7 @@ def damaged(path: Path, error: Exception) -> StoreCorruptError:
     )
 
 
-def _open(path: Path, options: str) -> sqlite3.Connection:
+def _open(path: Path, options: str) -> Connection:
     with _translated(path):
         db = sqlite3.connect(
             f"{path.absolute().as_uri()}?{options}",
@@ -62,25 +67,37 @@ def _open(path: Path, options: str) -> sqlite3.Connection:
             timeout=_BUSY_TIMEOUT_SECONDS,
             isolation_level=None,
             check_same_thread=False,
-            factory=_Connection,
+            factory=Connection,
         )
     db.path = path
     return db
 
 
-class _Connection(sqlite3.Connection):
+class Connection(sqlite3.Connection):
+    """A connection that names its file in errors.
+
+    Attributes
+    ----------
+    path : Path
+    immutable : bool
+        Whether it was opened in the belief that nobody writes: then it does not notice when somebody does.
+    """
+
     path: Path
+    immutable = False
 
     def cursor(self, factory: Any = None) -> Any:
         cursor = super().cursor(factory or _Cursor)
         cursor.path = self.path
         return cursor
 
-    def execute(self, *arguments: Any) -> Any:
-        return self.cursor().execute(*arguments)
+    def execute(self, *arguments: Any) -> _Cursor:
+        cursor: _Cursor = self.cursor()
+        return cursor.execute(*arguments)
 
-    def executemany(self, *arguments: Any) -> Any:
-        return self.cursor().executemany(*arguments)
+    def executemany(self, *arguments: Any) -> _Cursor:
+        cursor: _Cursor = self.cursor()
+        return cursor.executemany(*arguments)
 
     def executescript(self, script: str, /) -> sqlite3.Cursor:
         with _translated(self.path):
@@ -126,8 +143,8 @@ def _translated(path: Path) -> Iterator[None]:
 def _translation(path: Path, error: sqlite3.Error) -> Exception:
     if isinstance(error, (sqlite3.IntegrityError, sqlite3.InterfaceError)):
         return error  # a fault in this program
-    if isinstance(error, sqlite3.OperationalError) and any(word in str(error).lower() for word in _OF_THE_DISK):
-        return StoreWriteError(
-            f"{path}: {error}; what was committed before is safe. Free some space or mend the disk, and run again"
-        )
+    if isinstance(error, sqlite3.OperationalError):
+        for words, remedy in _REMEDIES.items():
+            if any(word in str(error).lower() for word in words):
+                return StoreWriteError(f"{path}: {error}; what was committed before is safe. {remedy}")
     return damaged(path, error)

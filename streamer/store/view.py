@@ -53,7 +53,7 @@ def write_view(target: Path, features: Path, catalog: Catalog) -> None:
                     source, f"features/{name}", shape=(rows, *shape), dtype=np.float32
                 )
                 start += rows
-            file.create_virtual_dataset(f"features/{name}", layout)
+            file.create_virtual_dataset(f"features/{name}", layout, fillvalue=np.nan)  # a shard that is not there
         _write_names(file, catalog, shards)
         file.close()
         disk.close(sync=True)

@@ -22,7 +22,7 @@ from streamer.store.shard import ShardWriter, shard_path
 from streamer.store.spec import FeatureSpec
 from streamer.store.view import write_view
 
-__all__ = ["StoreWriter", "beside", "sweep", "writing"]
+__all__ = ["StoreWriter", "beside", "publish_view", "sweep", "writing"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -128,15 +128,22 @@ class StoreWriter:
     def apply(self, changes: Changes) -> None:
         """Drop what is gone from the source, note new paths and what could not be listed, all in one transaction.
 
-        What turns up again under another key, while `changes` are open, has moved.
+        What may have moved, by the sizes of new files, stays until it turns up again, or until `finish`.
         """
         self._changes = changes
         with self.catalog.transaction():
             self.catalog.forget_ids(changes.removed())
-            self.catalog.forget_failures((path,) for path in changes.fixed)
+            self.catalog.forget_failures((path,) for path in changes.fixed())
             self.catalog.relocate(changes.relocated())
-            self.catalog.forget_unreadable(changes.rejected)
-            self.catalog.add_failures(changes.rejected, self._limits)
+            self.catalog.forget_unreadable(changes.rejected())
+            self.catalog.add_failures(changes.rejected(), self._limits)
+
+    def finish(self) -> None:
+        """Commit, and drop what did not turn up again: every image of the changes has been appended."""
+        self.commit()
+        if self._changes is not None and self._changes.missing_count():
+            with self.catalog.transaction():
+                self.catalog.forget_ids(self._changes.missing())
 
     def append(self, batch: FeatureBatch) -> None:
         """Take the features of a batch; commit when that is due."""
@@ -204,12 +211,7 @@ class StoreWriter:
 
     def publish_view(self) -> None:
         """Write ``features.h5`` anew, if images or shards have changed since it was written."""
-        try:
-            with writing(self.path):
-                write_view(self.path / "features.h5", self._features, self.catalog)
-        except PermissionError as error:
-            # Windows: somebody has it open. It is a convenience, not the truth: the next run writes it again.
-            _LOG.warning("features.h5 is in use and stays as it was: %s", error)
+        publish_view(self.path, self.catalog)
 
 
 @contextlib.contextmanager
@@ -223,14 +225,25 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except PermissionError:
-        raise
     except OSError as error:
         place = error.filename or path
+        remedy = "Free some space or mend the disk"
+        if isinstance(error, PermissionError):
+            remedy = "See who may write there, and whether another program has it open"
         raise StoreWriteError(
             f"{place}: cannot be written ({error.strerror or error}); what was committed before is safe. "
-            "Free some space or mend the disk, and run again"
+            f"{remedy}, and run again"
         ) from error
+
+
+def publish_view(path: Path, catalog: Catalog) -> None:
+    """Write ``features.h5`` of the store at `path` anew, if images or shards have changed since it was written."""
+    with writing(path):
+        try:
+            write_view(path / "features.h5", path / "features", catalog)
+        except PermissionError as error:
+            # Windows: somebody has it open. It is a convenience, not the truth: the next run writes it again.
+            _LOG.warning("features.h5 is in use and stays as it was: %s", error)
 
 
 def sweep(features: Path, catalog: Catalog) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import h5py
 import pytest
 
 from streamer.config import Config
-from streamer.errors import StreamerError
+from streamer.errors import StoreWriteError, StreamerError
 from streamer.images.drawn import draw_pictures
 from streamer.pipeline import run
 from streamer.report import Report
@@ -195,3 +196,56 @@ def test_newer_images_are_found_beside_the_index_until_it_is_worth_a_new_one(
         shutil.copy(fresh[4], library / "new4.jpg")
         assert night().generation == 2  # five in forty are more than a tenth
         assert searcher.search([fresh[4]], k=1)[0].hits[0].key == "new4.jpg"  # by the old generation, still open
+
+
+def test_what_moved_can_be_found_however_the_run_ends(
+    night: Night, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that stops early must not have dropped what it has not looked for yet."""
+    store = Path(night().store)
+    before = features_by_key(store)
+    ids = set(ids_by_key(store).values())
+    for folder in sorted(library.iterdir())[:3]:
+        folder.rename(folder.with_name(f"z{folder.name}"))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0})())
+        shutil.copy(next(library.rglob("*.jpg")), library / "copy.jpg")
+        with pytest.raises(StoreWriteError):
+            night()
+    assert features_by_key(store) == before
+    assert ids_by_key(store).keys() == before.keys()
+    monkeypatch.setattr(sys.modules["streamer.images.batches"], "_MOST_OTHERS", 4)
+    report = night("run.max_minutes=0.0001")
+    assert report.remaining > 0 and len(features_by_key(store)) >= 40
+    report = night()
+    assert report.remaining == 0 and ids <= set(ids_by_key(store).values())
+    after = features_by_key(store)
+    assert len(after) == 41 and set(after.values()) == set(before.values())
+    assert report.images["removed"] == 0
+
+
+def test_a_photo_that_broke_as_the_library_moved_is_not_found_under_its_old_path(
+    make_config: Callable[..., Config], library: Path
+) -> None:
+    network = "backbone={name: vgg16_compact}"
+    config = make_config(library, network)
+    run(config)
+    other = library.rename(library.parent / "other")
+    broken = sorted(other.rglob("*.jpg"))[0]
+    broken.write_bytes(b"no picture")
+    report = run(make_config(other, network))
+    assert counted(report) == {"seen": 40, "unchanged": 39, "failed": 1}
+    assert len(features_by_key(config.store)) == 39
+
+
+def test_a_search_that_stays_open_takes_up_new_generations(night: Night, library: Path, tmp_path: Path) -> None:
+    night()
+    with Searcher(tmp_path / "photos.store") as searcher:
+        path = sorted(library.rglob("*.jpg"))[0]
+        searcher.search([path])
+        for number in range(2, 5):
+            shutil.copy(path, library / f"copy{number}.jpg")
+            night("index.rebuild_fraction=0")
+            hits = searcher.search([path], k=number)[0].hits
+            assert searcher.generation is not None and searcher.generation.number == number
+            assert f"copy{number}.jpg" in {hit.key for hit in hits}

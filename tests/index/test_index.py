@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from streamer.errors import IndexMissingError
+from streamer.errors import IndexMissingError, StoreWriteError
 from streamer.index import (
     AnnoyIndex,
     Draft,
     Manifest,
+    annoy_index,
     best,
     build_annoy,
     cosines,
@@ -140,3 +142,31 @@ def test_a_damaged_generation_is_named(tmp_path: Path, damage: str) -> None:
         path.rename(tmp_path / "elsewhere")
     with pytest.raises(IndexMissingError):
         current_generation(tmp_path).ids()
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 7)", "raise OSError('no space')"])
+def test_annoy_may_die_of_a_full_disk_but_not_we(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    monkeypatch.setattr(annoy_index, "_START", f"import os; {end}")
+    vectors = (np.ones((1000, 64), np.float32) for _ in range(200))
+    with pytest.raises(StoreWriteError, match=r"Annoy could not build its file \(exit code -?\d: .*disk may be full"):
+        build_annoy(tmp_path / "a.ann", vectors, 64, trees=2, seed=0)
+
+
+def test_annoy_is_stopped_when_the_vectors_stop(tmp_path: Path) -> None:
+    def vectors() -> Iterator[np.ndarray]:
+        yield np.ones((10, 4), np.float32)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_annoy(tmp_path / "a.ann", vectors(), 4, trees=2, seed=0)
+
+
+def test_a_file_that_lost_a_part_is_noticed(tmp_path: Path) -> None:
+    """Annoy says nothing when its file cannot grow."""
+    path = tmp_path / "a.ann"
+    build_annoy(path, [np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)], 4, trees=3, seed=0)
+    data = bytearray(path.read_bytes())
+    data[28 * 20 : 28 * 30] = bytes(280)
+    path.write_bytes(data)
+    with pytest.raises(StoreWriteError, match="lost part"):
+        annoy_index._verify(path, 4, 50)

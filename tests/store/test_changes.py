@@ -32,9 +32,9 @@ def summary(writer: StoreWriter, listing: list[ImageRef | Rejected], limits: str
     found = {
         "pending": [each.key for each in changes.pending()],
         "unchanged": changes.unchanged,
-        "removed": list(changes.removed()),
+        "removed": list(changes.missing()),
         "known_bad": changes.known_bad,
-        "fixed": changes.fixed,
+        "fixed": list(changes.fixed()),
         "relocated": list(changes.relocated()),
     }
     assert changes.seen == len(listing) or any(isinstance(each, Rejected) for each in listing)
@@ -118,6 +118,6 @@ def test_any_listing_against_sets(open_writer: Open, seed: int) -> None:
         assert [each.key for each in changes.pending()] == sorted(
             name for name in after if before.get(name) != after[name]
         )
-        assert set(changes.removed()) == {ids[name] for name in before if name not in after}
+        assert set(changes.missing()) == {ids[name] for name in before if name not in after}
         assert changes.unchanged == sum(before.get(name) == state for name, state in after.items())
         changes.close()

@@ -1,0 +1,102 @@
+"""Rows of a shard read through a memory map, at the byte offsets of its chunks.
+
+HDF5 reads, copies and checks a whole chunk for each row that is asked for by itself: 200 rows of 512 floats take it
+20 ms, and 0.1 ms this way. The system's page cache holds what is read, not the process. The chunks' checksums are left
+alone: rows that are read in sequence are checked, and `streamer check` reads them all.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MappedRows"]
+
+# What may stay mapped: the pages stay in the system's cache, but they count as the process's own while they are mapped.
+_MAPPED_BYTES = 32 * 2**20
+_PAGE_BYTES = 4096
+
+
+class MappedRows:
+    """The rows of one dataset.
+
+    Parameters
+    ----------
+    path : Path
+        The shard.
+    offsets : ndarray of shape (chunks,), int64
+        Where each chunk begins in the file, bytes.
+    chunk_rows : int
+    shape : tuple of int
+        Of the dataset: (rows, ...).
+    """
+
+    def __init__(self, path: Path, offsets: NDArray[np.int64], chunk_rows: int, shape: tuple[int, ...]) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_RANDOM)
+        self._shape = shape
+        self._row_floats = int(np.prod(shape[1:]))
+        self._chunk_rows = chunk_rows
+        self._starts = offsets // 4
+        self._touched = 0
+        floats = np.frombuffer(self._map, np.float32, len(self._map) // 4)
+        # Row i of this view begins at float i of the file: one fancy index then copies any rows there are.
+        self._windows = np.lib.stride_tricks.as_strided(
+            floats, (max(0, len(floats) - self._row_floats + 1), self._row_floats), (4, 4), writeable=False
+        )
+
+    @classmethod
+    def of(cls, path: Path, dataset: h5py.Dataset) -> MappedRows | None:
+        """Map a dataset, if its rows lie in the file as they are: not compressed, and in this machine's byte order."""
+        chunks, plain = (
+            dataset.chunks,
+            dataset.compression is None and not dataset.shuffle and dataset.scaleoffset is None,
+        )
+        if not plain or dataset.dtype != np.float32 or sys.byteorder != "little" or not dataset.size:
+            return None
+        if chunks is None or chunks[1:] != dataset.shape[1:]:
+            return None
+        offsets = np.full(-(-len(dataset) // chunks[0]), -1, dtype=np.int64)
+        sizes = set()
+
+        def note(chunk: h5py.h5d.StoreInfo) -> None:
+            offsets[chunk.chunk_offset[0] // chunks[0]] = chunk.byte_offset
+            sizes.add((chunk.size, chunk.filter_mask))
+
+        dataset.id.chunk_iter(note)
+        expected = (4 * int(np.prod(chunks)) + 4 * bool(dataset.fletcher32), 0)
+        if sizes != {expected} or (offsets % 4).any() or offsets.min() < 0:
+            return None
+        if offsets.max() + expected[0] > path.stat().st_size:
+            return None  # HDF5 will say what is wrong
+        return cls(path, offsets, chunks[0], dataset.shape)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Rows by their numbers: shape (n, ...), float32.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
+        if len(rows) and (rows.min() < 0 or rows.max() >= self._shape[0]):
+            raise IndexError(f"row {rows.max()} of {self._shape[0]}")
+        starts = self._starts[rows // self._chunk_rows] + (rows % self._chunk_rows) * self._row_floats
+        found: NDArray[np.float32] = self._windows[starts].reshape(len(rows), *self._shape[1:])
+        self._touched += len(rows) * (4 * self._row_floats + _PAGE_BYTES)
+        if self._touched > _MAPPED_BYTES and hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+        return found
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._windows = np.empty((0, 0), np.float32)
+        self._map.close()
