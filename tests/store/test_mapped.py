@@ -1,0 +1,67 @@
+"""Rows through a memory map are the rows that HDF5 reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from streamer.store.mapped import MappedRows
+
+
+def write(path: Path, values: np.ndarray, chunk_rows: int, **options: Any) -> None:
+    with h5py.File(path, "w") as file:
+        shape = values.shape[1:]
+        options.setdefault("chunks", (chunk_rows, *shape))
+        dataset = file.create_dataset("x", (0, *shape), maxshape=(None, *shape), dtype=np.float32, **options)
+        other = file.create_dataset("key", (0,), maxshape=(None,), chunks=(8,), dtype=h5py.string_dtype())
+        for start in range(0, len(values), 5):  # appended, as shards are: other things lie between the chunks
+            part = values[start : start + 5]
+            dataset.resize(start + len(part), axis=0)
+            dataset[start:] = part
+            other.resize(start + len(part), axis=0)
+            other[start:] = np.array(["é" * start] * len(part), dtype=object)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (512,), (3, 2, 5)])
+@pytest.mark.parametrize("chunk_rows", [1, 4, 64])
+@pytest.mark.parametrize("fletcher32", [True, False])
+def test_any_rows_in_any_order(tmp_path: Path, shape: tuple[int, ...], chunk_rows: int, fletcher32: bool) -> None:
+    chance = np.random.default_rng(0)
+    values = chance.normal(size=(83, *shape)).astype(np.float32)
+    write(tmp_path / "a.h5", values, chunk_rows, fletcher32=fletcher32)
+    with h5py.File(tmp_path / "a.h5") as file:
+        mapped = MappedRows.of(tmp_path / "a.h5", file["x"])
+    assert mapped is not None
+    for count in (0, 1, 20, 200):
+        rows = chance.integers(0, 83, count)
+        found = mapped.read(rows)
+        np.testing.assert_array_equal(found, values[rows])
+        found += 1  # a copy, the caller's own
+    for wrong in ([83], [-1], [0, 83]):
+        with pytest.raises(IndexError):
+            mapped.read(np.array(wrong))
+    mapped.close()
+
+
+def test_pages_are_handed_back_and_the_rows_stay_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamer.store.mapped._MAPPED_BYTES", 10_000)
+    values = np.random.default_rng(1).normal(size=(50, 300)).astype(np.float32)
+    write(tmp_path / "a.h5", values, 4, fletcher32=True)
+    with h5py.File(tmp_path / "a.h5") as file:
+        mapped = MappedRows.of(tmp_path / "a.h5", file["x"])
+    assert mapped is not None
+    for _ in range(20):
+        rows = np.random.default_rng(2).integers(0, 50, 7)
+        np.testing.assert_array_equal(mapped.read(rows), values[rows])
+    mapped.close()
+
+
+@pytest.mark.parametrize("options", [{"compression": "gzip"}, {"shuffle": True}, {"chunks": (4, 2)}])
+def test_what_does_not_lie_in_the_file_as_it_is_is_left_to_hdf5(tmp_path: Path, options: dict[str, Any]) -> None:
+    write(tmp_path / "a.h5", np.ones((9, 4), np.float32), 4, **options)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert MappedRows.of(tmp_path / "a.h5", file["x"]) is None
