@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -170,3 +171,25 @@ def test_a_file_that_lost_a_part_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(StoreWriteError, match="lost part"):
         annoy_index._verify(path, 4, 50)
+
+
+@pytest.mark.parametrize("block", [1, 3, 50, 1000])
+@pytest.mark.parametrize("step_bytes", [4, 4000, 2**22])
+def test_exact_candidates_hold_the_nearest_of_any_blocks(
+    monkeypatch: pytest.MonkeyPatch, block: int, step_bytes: int
+) -> None:
+    """In ascending order of nearness, too: then every block is better than all before it."""
+    monkeypatch.setattr(sys.modules["streamer.index.exact"], "_SCORES_BYTES", step_bytes)
+    queries, rows = unit(7, 6, seed=1), unit(300, 6, seed=2)
+    rows[10] = rows[20] = rows[290]  # the same thrice
+    for order in (np.arange(300), np.argsort(rows @ queries[0]), np.argsort(-(rows @ queries[0]))):
+        blocks = (
+            (order[start : start + block] + 5, rows[order[start : start + block]]) for start in range(0, 300, block)
+        )
+        found = exact_candidates(queries, blocks, 4)
+        assert found.shape == (7, 20)
+        for query, ids in zip(queries, found, strict=True):
+            scores = rows.astype(float) @ query
+            assert len(set(ids.tolist())) == 20
+            assert np.isclose(np.sort(scores[ids - 5])[::-1], np.sort(scores)[::-1][:20], atol=1e-6).all()
+            assert (np.diff(scores[ids - 5]) < 1e-6).all()
