@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import shutil
@@ -67,7 +68,7 @@ def spoil_catalog(spoil: Damage) -> Damage:
 
 def forget_shard(path: Path) -> None:
     """A catalog that contradicts itself."""
-    with sqlite3.connect(path / "catalog.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(path / "catalog.sqlite", isolation_level=None)) as db:
         db.execute("DELETE FROM shards WHERE id = (SELECT min(id) FROM shards)")
 
 
@@ -140,7 +141,7 @@ def test_a_lost_catalog_costs_no_features(path: Path) -> None:
 
 
 def test_a_store_of_a_newer_release_is_left_alone(path: Path) -> None:
-    with sqlite3.connect(path / "catalog.sqlite") as db:
+    with contextlib.closing(sqlite3.connect(path / "catalog.sqlite", isolation_level=None)) as db:
         db.execute("UPDATE meta SET value = '2' WHERE name = 'format'")
     for repair in (False, True):
         with pytest.raises(StoreFormatError, match=r"newer release.*upgrade"):

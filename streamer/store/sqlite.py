@@ -40,6 +40,9 @@ def connect(path: Path, mode: str) -> Connection:
         return db
     try:
         db.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except StoreCorruptError:
+        db.close()
+        raise
     except StoreWriteError:
         db.close()
         if os.access(path.parent, os.W_OK):  # a change that was cut short is to be undone first
