@@ -3,74 +3,87 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from streamer.records import Hit
-from streamer.retrieval import ApproximateIndex, nearest_approximate, nearest_exact
+from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact
 from streamer.store import Store
 
 __all__ = ["Tuned", "calibrate", "recall_of"]
 
 _LOG = logging.getLogger(__name__)
 
-_QUERIES = 50
+_QUERIES = 200
+_QUERY_BYTES = 32 * 2**20
 _K = 10
+# Steps between the last doubling that was too little and the first that was enough.
+_REFINEMENTS = 3
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """Nodes to look at in a search, and the recall@10 that this gave on the sampled queries."""
+    """What a search looks at, and the recall@10 that this gave on the sampled queries."""
 
-    search_k: int
+    effort: int
     recall: float
 
 
-def recall_of(found: list[Hit], truth: list[Hit]) -> float:
+def recall_of(found: Sequence[Neighbour], truth: Sequence[Neighbour]) -> float:
     """Share of the true neighbours that were found.
 
     An image that scores as well as the last of the truth counts: equal images are equally right.
     """
     if not truth:
         return 1.0
-    return min(1.0, sum(hit.score >= truth[-1].score - 1e-6 for hit in found) / len(truth))
+    return min(1.0, sum(each.score >= truth[-1].score - 1e-6 for each in found) / len(truth))
 
 
-def calibrate(store: Store, index: ApproximateIndex, *, trees: int, candidates: int, recall: float) -> Tuned:
+def calibrate(store: Store, index: ReducedIndex, *, candidates: int, recall: float, effort: int | None = None) -> Tuned:
     """Find the smallest search effort that reaches a recall, on rows of the store taken as queries.
 
-    The effort starts at ten times the candidates and doubles until the recall is reached, or the whole index would be
-    looked at, or twice the effort brings nothing.
+    The effort doubles until the recall is reached, or the whole index is looked at, or twice the effort brings nothing.
+    Between the last that was too little and the first that was enough, a few steps of bisection find a smaller one.
 
     Parameters
     ----------
     store : Store
-    index : ApproximateIndex
-    trees, candidates : int
+    index : ReducedIndex
+    candidates : int
     recall : float
         Recall@10 asked for, against exact search.
+    effort : int, optional
+        Take this one, and only measure.
 
     Returns
     -------
     Tuned
     """
-    count = len(index.ids)
-    sample = np.random.default_rng(0).choice(count, min(count, _QUERIES), replace=False, shuffle=False)
-    entries = store.entries(index.ids[np.sort(sample)].tolist()).values()
-    _, queries = store.features_of(store.spec.indexed, list(entries))
+    most = max(10, min(_QUERIES, _QUERY_BYTES // (4 * store.feature_length(store.spec.indexed))))
+    sample = np.random.default_rng(0).choice(index.rows, min(index.rows, most), replace=False, shuffle=False)
+    images = index.images(np.sort(sample))
+    queries = store.rows(store.spec.indexed, images[:, 1], images[:, 2])
     truths = nearest_exact(store, queries, _K)
-    search_k = 10 * candidates
-    best = Tuned(search_k, -1.0)
-    while True:
-        found = [
-            nearest_approximate(store, index, query, _K, candidates=candidates, search_k=search_k) for query in queries
-        ]
-        measured = float(np.mean([recall_of(*pair) for pair in zip(found, truths, strict=True)]))
-        _LOG.debug("search_k %d: recall@10 %.4f", search_k, measured)
-        if measured <= best.recall:
-            return best
-        best = Tuned(search_k, measured)
-        if measured >= recall or search_k >= trees * len(index.ids):
-            return best
-        search_k *= 2
+
+    def measured(effort: int) -> Tuned:
+        found = nearest_approximate(store, index, queries, _K, candidates=candidates, effort=effort)
+        reached = float(np.mean([recall_of(*pair) for pair in zip(found, truths, strict=True)]))
+        _LOG.debug("effort %d: recall@10 %.4f", effort, reached)
+        return Tuned(effort, reached)
+
+    if effort is not None:
+        return measured(effort)
+    below, tuned = None, measured(index.index.first_effort(candidates))
+    while tuned.recall < recall and tuned.effort < index.index.full_effort:
+        more = measured(min(2 * tuned.effort, index.index.full_effort))
+        if more.recall <= tuned.recall:  # it is the candidates that are too few
+            return tuned
+        below, tuned = tuned, more
+    if tuned.recall < recall:
+        return tuned
+    for _ in range(_REFINEMENTS if below else 0):
+        assert below is not None
+        middle = measured((below.effort + tuned.effort) // 2)
+        below, tuned = (below, middle) if middle.recall >= recall else (middle, tuned)
+    return tuned

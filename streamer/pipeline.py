@@ -110,11 +110,13 @@ class _Job:
         config = self.config
         if config.index.kind == "annoy":
             require_annoy()
+        kind = config.index.kind or ("annoy" if annoy_installed() else "ivf")
         return IndexSettings(
-            kind=config.index.kind or ("annoy" if annoy_installed() else "exact"),
+            kind=kind,
             components=config.reduce.components,
             whiten=config.reduce.whiten,
-            trees=config.index.trees,
+            parts=config.index.trees if kind == "annoy" else config.index.clusters,
+            effort=config.index.search_k if kind == "annoy" else config.index.probes,
             seed=config.index.seed,
             candidates=config.search.candidates,
             recall=config.search.recall,
@@ -143,7 +145,7 @@ class _Job:
         if "extract" in stages:
             self._source()
             held += extractor.kept_bytes
-        if "reduce" in stages and self.index.kind == "annoy":
+        if "reduce" in stages and self.index.kind != "exact":
             self.index.block_rows(self.budget, extractor.network.spec().outputs, held)
 
     def run(self, stages: Sequence[str], extractor: Extractor) -> Report:
@@ -201,7 +203,7 @@ class _Job:
         elif not alone and self.out_of_time():
             _LOG.warning("run.max_minutes are over: the index is made anew by the next run, and searches look further")
         else:
-            if "reduce" in stages and self.index.kind == "annoy":
+            if "reduce" in stages and self.index.kind != "exact":
                 self._timed("reduce", builder.reduce)
             if "index" in stages:
                 current = self._timed("index", builder.build)

@@ -7,7 +7,8 @@ Each stage of the route turns an iterator of one of these into an iterator of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,6 +151,8 @@ class Hit:
     key, path, label : str
     score : float
         Cosine between the full-precision features of the query and of this image, in [-1, 1].
+    distance : float or None
+        Euclidean distance between them, where hits are ranked by it.
     """
 
     rank: int
@@ -157,3 +160,11 @@ class Hit:
     path: str
     label: str
     score: float
+    distance: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The form that ``--json`` prints: `distance` only where there is one."""
+        data = asdict(self)
+        if self.distance is None:
+            del data["distance"]
+        return data

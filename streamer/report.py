@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from streamer.errors import ExitCode
 from streamer.index import current_generation
 from streamer.records import Hit
-from streamer.store import Store
+from streamer.store import Entry, Store
 
 if TYPE_CHECKING:
     from streamer.images.canvas import Canvas
@@ -68,8 +68,15 @@ class _Answer(Protocol):
     def error(self) -> str | None: ...
 
 
+class _Placed(Protocol):
+    @property
+    def entry(self) -> Entry: ...
+    @property
+    def score(self) -> float: ...
+
+
 def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[str] = ()) -> None:
-    """Draw one row for each query: the query, then its hits, best first, with scores and labels.
+    """Draw one row for each query: the query, then its hits, best first, with scores (or distances) and labels.
 
     Parameters
     ----------
@@ -94,7 +101,31 @@ def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[s
         for place, hit in enumerate(result.hits, start=1):
             x = 2 * _GAP + place * cell_width
             canvas.paste(thumbnail(hit.path, _SIDE), x, y)
-            _caption(canvas, x, y, f"{hit.score:.4f}", hit.label or Path(hit.key).name)
+            score = f"{hit.score:.4f}" if hit.distance is None else f"distance {hit.distance:.3f}"
+            _caption(canvas, x, y, score, hit.label or Path(hit.key).name)
+    canvas.save(target)
+
+
+def grid_sheet(images: Sequence[_Placed], target: Path, columns: int = 6) -> None:
+    """Draw pictures in rows, each with its score and label.
+
+    Parameters
+    ----------
+    images : sequence
+        Each has an `entry`, which image it is, and a `score`; such as `Neighbour`.
+    target : Path
+        A PNG file.
+    columns : int
+    """
+    from streamer.images.canvas import Canvas, thumbnail
+
+    cell_width, cell_height = _SIDE + _GAP, _SIDE + _CAPTION + _GAP
+    rows = max(1, -(-len(images) // columns))
+    canvas = Canvas(_GAP + columns * cell_width, _GAP + rows * cell_height, _PAPER)
+    for place, each in enumerate(images):
+        x, y = _GAP + place % columns * cell_width, _GAP + place // columns * cell_height
+        canvas.paste(thumbnail(each.entry.path, _SIDE), x, y)
+        _caption(canvas, x, y, f"{each.score:.4f}", each.entry.label or Path(each.entry.key).name)
     canvas.save(target)
 
 

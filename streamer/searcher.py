@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,19 +14,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.config import Search
+from streamer.engines import products_on
 from streamer.errors import FingerprintMismatchError, IndexMissingError
 from streamer.extraction import Extractor, ExtractSettings, Network
-from streamer.index import Generation, current_generation, published_number
+from streamer.images.sources import FolderSource
+from streamer.index import Generation, Metric
+from streamer.neighbours import Neighbours
 from streamer.records import Hit, ImageRef
-from streamer.retrieval import ApproximateIndex, nearest_approximate, nearest_exact, newer_candidates
-from streamer.store import ShardMissingError, Store
+from streamer.retrieval import to_hits
+from streamer.store import Store
 
-__all__ = ["QueryResult", "Searcher"]
+__all__ = ["QueryResult", "Searcher", "open_neighbours"]
 
-_LOG = logging.getLogger(__name__)
-# Each time that compact removes shards, once in 4 GiB and at its end, a scan begins again.
-_TRIES = 10
+# Images that are read before their neighbours are looked for.
+_TOGETHER = 64
+_SCANNED_TOGETHER = 1024
+
+
+def open_neighbours(path: str | os.PathLike[str], device: str | None = None) -> Neighbours:
+    """Open a store for questions by features; scans run on a GPU where one is to be used.
+
+    Parameters
+    ----------
+    path : path-like
+        The store's folder.
+    device : {"auto", "cpu", "gpu"}, optional
+        By default, as the last run over the store was configured.
+    """
+    neighbours = Neighbours(path)
+    settings = neighbours.settings.get("extract", {})
+    neighbours.top = products_on(device or settings.get("device", "auto"), settings.get("gpu_fraction"))
+    return neighbours
 
 
 @dataclass(frozen=True)
@@ -76,19 +94,21 @@ class Searcher:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, device: str | None = None) -> None:
-        self.store = Store(path)
         self._extractor: Extractor | None = None
-        self._index: ApproximateIndex | None = None
-        self._warned = False
-        try:
-            settings = self.store.catalog.settings()
-            self.defaults = Search(**settings.get("search", {}))
-            self._extract_settings = ExtractSettings(**settings["extract"]) if "extract" in settings else None
-            self._device = device
-            self.generation: Generation | None = current_generation(self.store.path / "index")
-        except BaseException:
-            self.close()
-            raise
+        self._neighbours = open_neighbours(path, device)
+        self._device = device
+        settings = self._neighbours.settings
+        self._extract_settings = ExtractSettings(**settings["extract"]) if "extract" in settings else None
+
+    @property
+    def store(self) -> Store:
+        """The store that is searched."""
+        return self._neighbours.store
+
+    @property
+    def generation(self) -> Generation | None:
+        """The generation of the index that answers; None before the first."""
+        return self._neighbours.generation
 
     def __enter__(self) -> Searcher:
         return self
@@ -102,51 +122,74 @@ class Searcher:
         """Release network, index and store."""
         if self._extractor is not None:
             self._extractor.close()
-        if self._index is not None:
-            self._index.close()
-        self.store.close()
+        self._neighbours.close()
 
     def search(
         self,
-        images: Sequence[str | os.PathLike[str]],
+        images: Iterable[str | os.PathLike[str]],
         k: int | None = None,
         *,
         candidates: int | None = None,
         exact: bool = False,
+        metric: Metric | None = None,
     ) -> list[QueryResult]:
         """Find the images most like each query.
 
         Parameters
         ----------
-        images : sequence of path-like
-            Image files.
+        images : iterable of path-like
+            Image files, and folders, whose photos are all queries.
         k : int, optional
             Hits wanted.
         candidates : int, optional
             How many the index proposes for the ranking.
         exact : bool
             Rank every image of the store instead of the index's candidates.
+        metric : {"cosine", "l2"}, optional
+            ``l2`` ranks by Euclidean distance, and always every image.
 
         Returns
         -------
         list of QueryResult
             In the order of `images`. A query that cannot be read has no hits and says why.
         """
-        began = time.perf_counter()
-        paths = [os.fspath(image) for image in images]
-        found: dict[int, NDArray[np.float32]] = {}
-        errors: dict[int, str] = {}
-        for number, features, error in self._query_features(paths):
-            if error is None:
-                found[number] = features
-            else:
-                errors[number] = error
-        numbers = sorted(found)
-        hits = dict(zip(numbers, self.nearest([found[n] for n in numbers], k, candidates, exact=exact), strict=True))
-        seconds = round((time.perf_counter() - began) / max(1, len(paths)), 4)
-        return [
-            QueryResult(path, seconds, hits.get(number, []), errors.get(number)) for number, path in enumerate(paths)
-        ]
+        return list(self.stream(images, k, candidates=candidates, exact=exact, metric=metric))
+
+    def stream(
+        self,
+        images: Iterable[str | os.PathLike[str]],
+        k: int | None = None,
+        *,
+        candidates: int | None = None,
+        exact: bool = False,
+        metric: Metric | None = None,
+    ) -> Iterator[QueryResult]:
+        """Answer queries as they come, however many; parameters and order as in `search`.
+
+        A few hundred are in memory at a time. Where every image is looked at, they share one pass over the store.
+        """
+        paths: Iterator[str] = chain.from_iterable(map(_files, images))
+        first = list(islice(paths, 2))
+        together = _SCANNED_TOGETHER if self._neighbours.scans(exact, metric) else _TOGETHER
+        if len(first) == 1:
+            together = 1
+        paths = chain(first, paths)
+        while part := list(islice(paths, together)):
+            began = time.perf_counter()
+            found: dict[int, NDArray[np.float32]] = {}
+            errors: dict[int, str] = {}
+            for number, features, error in self._query_features(part, together):
+                if error is None:
+                    found[number] = features
+                else:
+                    errors[number] = error
+            numbers = sorted(found)
+            options: Any = {"candidates": candidates, "exact": exact, "metric": metric}
+            answers = self.nearest([found[number] for number in numbers], k, **options)
+            hits = dict(zip(numbers, answers, strict=True))
+            seconds = round((time.perf_counter() - began) / len(part), 4)
+            for number, path in enumerate(part):
+                yield QueryResult(path, seconds, hits.get(number, []), errors.get(number))
 
     def nearest(
         self,
@@ -155,6 +198,7 @@ class Searcher:
         candidates: int | None = None,
         *,
         exact: bool = False,
+        metric: Metric | None = None,
     ) -> list[list[Hit]]:
         """Find the images whose features are nearest to each query's.
 
@@ -162,90 +206,23 @@ class Searcher:
         ----------
         queries : sequence of ndarray of shape (d,), float32
             Features of the indexed output, flattened.
-        k, candidates, exact
+        k, candidates, exact, metric
             As in `search`.
 
         Returns
         -------
         list of list of Hit
         """
-        if not queries:
+        if not len(queries):
             return []
-        wanted = k or self.defaults.k
-        self._follow()
-        exact = exact or self._searches_all()
-        index = None if exact else self._open_index()
-        for attempt in range(_TRIES):
-            try:
-                with self.store.catalog.snapshot():  # a run may commit in the middle
-                    if index is None:
-                        return nearest_exact(self.store, np.stack(queries), wanted)
-                    return self._nearest(index, np.stack(queries), wanted, candidates or self.defaults.candidates)
-            except ShardMissingError:  # compact has just moved its rows: a new look at the catalog finds them
-                if attempt == _TRIES - 1:
-                    raise
-        raise AssertionError
+        found = self._neighbours.nearest(np.stack(queries), k, candidates, exact=exact, metric=metric)
+        return [to_hits(neighbours) for neighbours in found]
 
-    def _nearest(
-        self, index: ApproximateIndex, queries: NDArray[np.float32], k: int, candidates: int
-    ) -> list[list[Hit]]:
-        assert self.generation is not None
-        measured = self.generation.manifest
-        newer = newer_candidates(self.store, queries, measured.newest_id, k)
-        return [
-            nearest_approximate(
-                self.store,
-                index,
-                query,
-                k,
-                candidates=candidates,
-                search_k=max(1, measured.search_k * candidates // max(1, measured.candidates)),
-                rerank=self.defaults.rerank,
-                beside=beside,
-            )
-            for query, beside in zip(queries, newer, strict=True)
-        ]
-
-    def _follow(self) -> None:
-        """Take up the generation that is published now."""
-        try:
-            number = published_number(self.store.path / "index")
-            if number == (self.generation.number if self.generation else 0):
-                return
-            newer = current_generation(self.store.path / "index")
-        except IndexMissingError as error:
-            _LOG.warning("%s; the index that is open goes on answering", error)
-            return
-        if self._index is not None:
-            self._index.close()
-            self._index = None
-        self.generation = newer
-
-    def _searches_all(self) -> bool:
-        """Whether there is no index but the features themselves."""
-        if self.generation is None and not self._warned:
-            _LOG.warning("%s: there is no index yet: every image is looked at", self.store.path)
-            self._warned = True
-        return self.generation is None or self.generation.manifest.kind == "exact"
-
-    def _open_index(self) -> ApproximateIndex:
-        while self._index is None:
-            generation = self.generation
-            assert generation is not None
-            try:
-                generation.verify()
-                self._index = ApproximateIndex(generation.reducer_path, generation.annoy_path, generation.ids())
-            except IndexMissingError:  # two newer ones were published since, and it was removed
-                self.generation = current_generation(self.store.path / "index")
-                if self.generation is None or self.generation.number == generation.number:
-                    raise
-        return self._index
-
-    def _query_features(self, paths: Sequence[str]) -> Iterator[tuple[int, Any, str | None]]:
+    def _query_features(self, paths: Sequence[str], together: int) -> Iterator[tuple[int, Any, str | None]]:
         """``(number of the query, features or None, reason or None)`` for each."""
         output = self.store.spec.indexed
         refs = (_query_ref(number, path) for number, path in enumerate(paths))
-        for batch in self._network(len(paths)).features(refs):
+        for batch in self._network(together).features(refs):
             rows = batch.features.get(output)
             for place, ref in enumerate(batch.refs):
                 assert rows is not None
@@ -253,7 +230,7 @@ class Searcher:
             for each in batch.rejected:
                 yield int(each.ref.key), None, each.reason
 
-    def _network(self, n_queries: int) -> Extractor:
+    def _network(self, together: int) -> Extractor:
         if self._extractor is None:
             if self._extract_settings is None:
                 raise IndexMissingError(f"{self.store.path}: holds no features yet; run 'streamer run CONFIG'")
@@ -267,8 +244,17 @@ class Searcher:
                     f"{self.store.path}: queries would get other features than the store holds: "
                     f"{'; '.join(differences)}. Bring back what the store was made with, or extract into a new store"
                 )
-            self._extractor = Extractor(network, settings, max_batch=max(1, n_queries))
+            self._extractor = Extractor(network, settings, max_batch=together)
         return self._extractor
+
+
+def _files(image: str | os.PathLike[str]) -> Iterator[str]:
+    """The photos of a folder, or the path itself; a file that is not there is found out when it is decoded."""
+    if not Path(image).is_dir():
+        yield os.fspath(image)
+        return
+    for each in FolderSource(Path(image)):
+        yield each.path if isinstance(each, ImageRef) else each.ref.path
 
 
 def _query_ref(number: int, path: str) -> ImageRef:

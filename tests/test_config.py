@@ -59,7 +59,8 @@ def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("search: {rerank: 'yes'}\n", "a.yaml:3: search.rerank: 'yes': input should be a valid boolean"),
         (
             "index: 5\n",
-            "a.yaml:3: index: 5 stands where a section with keys should: kind, trees, seed, rebuild_fraction",
+            "a.yaml:3: index: 5 stands where a section with keys should: "
+            "kind, trees, search_k, clusters, probes, seed, rebuild_fraction",
         ),
         (
             "backbone:\n  outputs:\n    - {layer: fc2}\n    - {layer: fc1, poling: avg}\n",

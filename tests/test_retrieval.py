@@ -9,14 +9,12 @@ import numpy as np
 import pytest
 
 from streamer.calibration import calibrate, recall_of
-from streamer.index import build_annoy
-from streamer.records import Hit
-from streamer.reduction import block_sizes, fit
-from streamer.retrieval import ApproximateIndex, nearest_approximate, nearest_exact
-from streamer.store import Store, StoreWriter
+from streamer.index import annoy_installed
+from streamer.indexing import IndexBuilder, IndexSettings
+from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact
+from streamer.store import Entry, Store, StoreWriter
+from streamer.upkeep import compact
 from tests.conftest import feature_batch
-
-pytest.importorskip("annoy", reason="annoy is not installed on this platform")
 
 ROWS, LENGTH = 600, 32
 
@@ -42,14 +40,17 @@ def store(open_writer: Callable[..., StoreWriter], tmp_path: Path) -> Iterator[S
         yield opened
 
 
-@pytest.fixture
-def index(store: Store, tmp_path: Path) -> Iterator[ApproximateIndex]:
-    blocks = [rows for _, rows in store.blocks("fc2", block_sizes(ROWS, 100, 16))]
-    reducer = fit(blocks, ROWS, LENGTH, 16, whiten=False)
-    reducer.save(tmp_path / "reducer.npz")
-    build_annoy(tmp_path / "a.ann", map(reducer.transform, blocks), 16, trees=10, seed=0)
-    ids = np.concatenate([ids for ids, _ in store.blocks("fc2", 1000)])
-    with ApproximateIndex(tmp_path / "reducer.npz", tmp_path / "a.ann", ids) as opened:
+@pytest.fixture(params=["annoy", "ivf"])
+def index(store: Store, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ReducedIndex]:
+    """All there is to one generation; 16 of 32 components, so that the order of candidates is not the answer's."""
+    if request.param == "annoy" and not annoy_installed():
+        pytest.skip("annoy is not installed on this platform")
+    settings = IndexSettings(request.param, 16, False, None, None, 0, 50, 0.9)
+    (tmp_path / "a.store" / "index").mkdir(exist_ok=True)
+    builder = IndexBuilder(store, settings, 2**30, lambda *_: None, lambda: False)
+    builder.reduce()
+    generation = builder.build()
+    with ReducedIndex(request.param, generation.path) as opened:
         yield opened
 
 
@@ -62,9 +63,8 @@ def truth(query: np.ndarray, k: int, without: set[str] = frozenset()) -> list[tu
     return sorted((each for each in found if each[0] not in without), key=lambda each: (-each[1], each[0]))[:k]
 
 
-def pairs(hits: list[Hit]) -> list[tuple[str, float]]:
-    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
-    return [(hit.key, hit.score) for hit in hits]
+def pairs(neighbours: list[Neighbour]) -> list[tuple[str, float]]:
+    return [(each.entry.key, each.score) for each in neighbours]
 
 
 @pytest.mark.parametrize("k", [1, 7, 600, 1000])
@@ -73,62 +73,117 @@ def test_exact_search_is_numpy(store: Store, k: int) -> None:
     for query, hits in zip(queries, nearest_exact(store, queries, k), strict=True):
         expected = truth(query, k)
         assert [key for key, _ in pairs(hits)] == [key for key, _ in expected]
-        np.testing.assert_allclose([hit.score for hit in hits], [score for _, score in expected], atol=2e-7)
+        np.testing.assert_allclose([score for _, score in pairs(hits)], [score for _, score in expected], atol=2e-7)
 
 
-def test_duplicates_score_the_same_and_are_ranked_by_key(store: Store, index: ApproximateIndex) -> None:
-    query = clustered()[3]
-    for hits in (
-        nearest_exact(store, query[None], 3)[0],
-        nearest_approximate(store, index, query, 3, candidates=50, search_k=2000),
+@pytest.mark.parametrize("k", [1, 7, 1000])
+def test_exact_search_by_distance_is_numpy(store: Store, k: int) -> None:
+    queries, rows = clustered(5, seed=4), clustered()
+    rows[500] = rows[3]
+    for query, found in zip(queries, nearest_exact(store, queries, k, "l2"), strict=True):
+        away = np.sqrt(np.square(rows.astype(np.float64) - query).sum(axis=1))
+        expected = np.lexsort((np.arange(ROWS), away))[:k]
+        assert [each.entry.key for each in found] == [f"c/{number:04d}.jpg" for number in expected]
+        np.testing.assert_allclose([each.distance for each in found], away[expected], atol=1e-9)
+        cosines = dict(truth(query, ROWS))
+        np.testing.assert_allclose(
+            [each.score for each in found], [cosines[each.entry.key] for each in found], atol=2e-7
+        )
+
+
+def test_ties_go_by_key_even_where_they_are_more_than_are_kept(
+    open_writer: Callable[..., StoreWriter], tmp_path: Path
+) -> None:
+    """Sixty photos with the same features, the first keys written last."""
+    with open_writer(LENGTH) as writer:
+        for part in (range(40, 60), range(20, 40), range(20)):
+            rows = np.tile(clustered(1), (20, 1))
+            writer.append(feature_batch([f"c/{number:04d}.jpg" for number in part], rows))
+            writer.commit()
+    with Store(tmp_path / "a.store") as store:
+        for metric in ("cosine", "l2"):
+            (found,) = nearest_exact(store, clustered(1), 5, metric)
+            assert [each.entry.key for each in found] == [f"c/{number:04d}.jpg" for number in range(5)]
+
+
+def test_duplicates_score_the_same_and_are_ranked_by_key(store: Store, index: ReducedIndex) -> None:
+    query = clustered()[[3]]
+    for found in (
+        nearest_exact(store, query, 3)[0],
+        nearest_approximate(store, index, query, 3, candidates=50, effort=2000)[0],
     ):
-        assert pairs(hits)[:2] == [("c/0003.jpg", 1.0), ("c/0500.jpg", 1.0)]
-        assert (hits[0].label, hits[0].path) == ("c", "/photos/c/0003.jpg")
+        assert pairs(found)[:2] == [("c/0003.jpg", 1.0), ("c/0500.jpg", 1.0)]
+        assert (found[0].entry.label, found[0].entry.path) == ("c", "/photos/c/0003.jpg")
 
 
-def test_reranked_hits_carry_full_precision_scores(store: Store, index: ApproximateIndex) -> None:
-    for query in clustered(10, seed=5):
-        hits = nearest_approximate(store, index, query, 10, candidates=200, search_k=5000)
-        assert pairs(hits) == pairs(nearest_exact(store, query[None], 10)[0])
+def test_reranked_hits_carry_full_precision_scores(store: Store, index: ReducedIndex) -> None:
+    queries = clustered(10, seed=5)
+    found = nearest_approximate(store, index, queries, 10, candidates=200, effort=5000)
+    assert [pairs(each) for each in found] == [pairs(each) for each in nearest_exact(store, queries, 10)]
 
 
-def test_without_reranking_the_reduced_vectors_decide(store: Store, index: ApproximateIndex) -> None:
-    query = clustered(1, seed=6)[0]
-    hits = nearest_approximate(store, index, query, 10, candidates=50, search_k=5000, rerank=False)
-    ids, scores = index.candidates(query, 10, 5000)
-    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert {hit.key for hit in hits} == {entry.key for entry in store.entries(ids.tolist()).values()}
-    np.testing.assert_allclose([hit.score for hit in hits], scores, atol=1e-6)
+def test_queries_together_get_what_they_get_alone(store: Store, index: ReducedIndex) -> None:
+    queries = clustered(20, seed=8)
+    together = nearest_approximate(store, index, queries, 5, candidates=20, effort=50)
+    alone = [nearest_approximate(store, index, query[None], 5, candidates=20, effort=50)[0] for query in queries]
+    assert together == alone
+
+
+def test_without_reranking_the_reduced_vectors_decide(store: Store, index: ReducedIndex) -> None:
+    query = clustered(1, seed=6)
+    (found,) = nearest_approximate(store, index, query, 10, candidates=50, effort=5000, rerank=False)
+    positions, scores = index.candidates(query, 10, 5000)
+    assert [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+    assert {each.entry.id for each in found} == set(index.images(positions[0])[:, 0].tolist())
+    np.testing.assert_allclose([each.score for each in found], scores[0], atol=1e-6)
 
 
 def test_deleted_images_are_made_up_for(
-    open_writer: Callable[..., StoreWriter], store: Store, index: ApproximateIndex
+    open_writer: Callable[..., StoreWriter], store: Store, index: ReducedIndex
 ) -> None:
     """Deleting most of the nearest must not leave the answer short."""
-    query = clustered(1, seed=7)[0]
-    gone = {key for key, _ in truth(query, 120)}
+    query = clustered(1, seed=7)
+    gone = {key for key, _ in truth(query[0], 120)}
     with open_writer(LENGTH) as writer, writer.catalog.transaction():
         writer.catalog.execute(f"DELETE FROM images WHERE key IN ({','.join('?' * len(gone))})", list(gone))
-    hits = nearest_approximate(store, index, query, 10, candidates=20, search_k=2000)
-    assert len(hits) == 10 and not gone & {hit.key for hit in hits}
-    everything = nearest_approximate(store, index, query, 1000, candidates=20, search_k=2000)
+    (found,) = nearest_approximate(store, index, query, 10, candidates=20, effort=2000)
+    assert len(found) == 10 and not gone & {each.entry.key for each in found}
+    (everything,) = nearest_approximate(store, index, query, 1000, candidates=20, effort=2000)
     assert len(everything) == ROWS - 120
 
 
-def test_calibration_measures_recall_and_raises_the_effort(store: Store, index: ApproximateIndex) -> None:
-    tuned = calibrate(store, index, trees=10, candidates=30, recall=0.999)
-    queries = [rows for _, rows in store.blocks("fc2", 1)][:100]
-    found = [nearest_approximate(store, index, q[0], 10, candidates=30, search_k=tuned.search_k) for q in queries]
-    exact = [nearest_exact(store, q, 10)[0] for q in queries]
+def test_rows_that_compact_moved_are_found_again(
+    open_writer: Callable[..., StoreWriter], store: Store, index: ReducedIndex, tmp_path: Path
+) -> None:
+    """The index knows them by the places they had."""
+    queries = clustered(6, seed=2)
+    before = [pairs(each) for each in nearest_approximate(store, index, queries, 10, candidates=50, effort=500)]
+    assert len(store.shard_numbers()) == 6
+    compact(tmp_path / "a.store")
+    with Store(tmp_path / "a.store") as after:
+        assert len(after.shard_numbers()) == 1
+        found = nearest_approximate(after, index, queries, 10, candidates=50, effort=500)
+        assert [pairs(each) for each in found] == before
+        places = {number: (shard, row) for number, shard, row in after.locate(np.arange(1, ROWS + 1)).tolist()}
+        assert all(places[each.entry.id] == (each.entry.shard, each.entry.row) for each in found[0])
+
+
+def test_calibration_measures_recall_and_raises_the_effort(store: Store, index: ReducedIndex) -> None:
+    tuned = calibrate(store, index, candidates=30, recall=0.999)
+    queries = next(iter(store.blocks("fc2", 100)))[1]
+    found = nearest_approximate(store, index, queries, 10, candidates=30, effort=tuned.effort)
+    exact = nearest_exact(store, queries, 10)
     assert abs(np.mean([recall_of(*pair) for pair in zip(found, exact, strict=True)]) - tuned.recall) < 0.05
-    poor = calibrate(store, index, trees=10, candidates=1, recall=0.999)
+    assert calibrate(store, index, candidates=30, recall=0.3).effort <= tuned.effort
+    assert calibrate(store, index, candidates=30, recall=0.999, effort=7).effort == 7
+    poor = calibrate(store, index, candidates=1, recall=0.999)
     assert poor.recall < tuned.recall  # ten hits from ten candidates: the ranking cannot make up for it
 
 
 def test_recall_counts_equally_good_hits() -> None:
-    def hits(*scores: float) -> list[Hit]:
-        return [Hit(rank, f"{rank}", "", "", score) for rank, score in enumerate(scores, start=1)]
+    def found(*scores: float) -> list[Neighbour]:
+        return [Neighbour(Entry(number, f"{number}", "", "", 1, 0), score) for number, score in enumerate(scores)]
 
-    assert recall_of(hits(1.0, 0.9, 0.5), hits(1.0, 0.9, 0.8)) == pytest.approx(2 / 3)
-    assert recall_of(hits(1.0, 0.8), hits(1.0, 0.8)) == 1
-    assert recall_of([], hits(1.0)) == 0
+    assert recall_of(found(1.0, 0.9, 0.5), found(1.0, 0.9, 0.8)) == pytest.approx(2 / 3)
+    assert recall_of(found(1.0, 0.8), found(1.0, 0.8)) == 1
+    assert recall_of([], found(1.0)) == 0

@@ -92,7 +92,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a manifest": (lambda path: cut(newest(path) / "manifest.json"), "manifest"),
     "a bit of the index": (lambda path: flip(newest(path) / "annoy.ann"), "checksum"),
     "a cut reducer": (lambda path: cut(newest(path) / "reducer.npz"), "bytes, not the"),
-    "missing ids": (lambda path: (newest(path) / "ids.npy").unlink(), "missing"),
+    "missing places": (lambda path: (newest(path) / "images.npy").unlink(), "missing"),
     "a missing generation": (lambda path: shutil.rmtree(newest(path)), "CURRENT"),
     "the view": (lambda path: (path / "features.h5").write_bytes(b"?"), "does not open"),
 }

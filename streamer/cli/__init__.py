@@ -12,7 +12,7 @@ import sys
 import click
 
 from streamer import __version__
-from streamer.cli import ask, build, look
+from streamer.cli import ask, build, group, look
 from streamer.errors import ExitCode, StreamerError
 
 __all__ = ["main"]
@@ -66,6 +66,7 @@ def cli() -> None:
 for each in (
     *(build.run, build.extract, build.reduce, build.index),
     *(ask.search, ask.evaluate),
+    *(group.duplicates, group.clusters),
     *(look.info, look.failures, look.check, look.compact),
     *(look.models, look.weights),
     build.demo,

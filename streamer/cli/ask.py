@@ -1,28 +1,40 @@
-"""Commands that ask a store: search and evaluate."""
+"""Commands that ask a store about photos: search and evaluate."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamer.cli.common import STORE, Outcome, command, progress_bars
+from streamer.cli.common import STORE, Outcome, Records, command, progress_bars, say, stopping
 from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
     from streamer.evaluation import Evaluation
+    from streamer.index import Metric
+    from streamer.searcher import QueryResult
 
 __all__ = ["evaluate", "search"]
+
+_MOST_DRAWN = 50
 
 
 @click.command()
 @STORE
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option("-k", type=click.IntRange(min=1), help="Hits for each query. [default: as configured, 10]")
 @click.option("--candidates", type=click.IntRange(min=1), help="Images the index proposes for the exact ranking.")
 @click.option("--exact", is_flag=True, help="Rank every image instead of the index's candidates.")
-@click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the queries and their hits.")
+@click.option("--metric", type=click.Choice(["cosine", "l2"]), help="l2, Euclidean distance, ranks every image.")
+@click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the first 50 and their hits.")
+@click.option(
+    "--knn",
+    type=click.Path(path_type=Path),
+    metavar="OUT.h5",
+    help="Write the nearest neighbours of all images of the store, or of the STORE given as IMAGE.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="Where to run. [default: as configured]")
 @command
 def search(
@@ -31,34 +43,66 @@ def search(
     k: int | None,
     candidates: int | None,
     exact: bool,
+    metric: Metric | None,
     sheet: Path | None,
+    knn: Path | None,
     device: str | None,
 ) -> Outcome:
-    """Find the photos most like each IMAGE."""
-    from dataclasses import asdict
-
+    """Find the photos most like each IMAGE: a file, or all the photos in a folder."""
+    if knn is not None:
+        if len(images) > 1 or sheet is not None:
+            raise click.UsageError("--knn takes no IMAGE, or one other STORE, and draws no sheet")
+        return _graph(store, images, knn, device, {"k": k, "candidates": candidates, "exact": exact, "metric": metric})
+    if not images:
+        raise click.UsageError("Missing argument 'IMAGE...': one photo or folder of photos at the least")
     from streamer.searcher import Searcher
 
+    records, failed = Records(), 0
+    drawn: list[QueryResult] = []
     with Searcher(store, device=device) as searcher:
-        results = searcher.search(images, k, candidates=candidates, exact=exact)
-    data = []
+        for result in searcher.stream(images, k, candidates=candidates, exact=exact, metric=metric):
+            entry: dict[str, Any] = {"query": result.query, "seconds": result.seconds}
+            entry["hits"] = [hit.to_dict() for hit in result.hits]
+            say(f"{result.query}  ({result.seconds:.3f} s)")
+            for hit in result.hits:
+                away = "" if hit.distance is None else f"  {hit.distance:9.4f}"
+                say(f"{hit.rank:4d}  {hit.score:7.4f}{away}  {hit.key}")
+            if result.error is not None:
+                failed += 1
+                entry["error"] = result.error
+                say(f"      cannot be read: {result.error}")
+            records.append(entry)
+            if sheet is not None and len(drawn) < _MOST_DRAWN:
+                drawn.append(result)
     lines = []
-    for result in results:
-        entry: dict[str, Any] = {"query": result.query, "seconds": result.seconds}
-        entry["hits"] = [asdict(hit) for hit in result.hits]
-        lines.append(f"{result.query}  ({result.seconds:.3f} s)")
-        lines += [f"{hit.rank:4d}  {hit.score:7.4f}  {hit.key}" for hit in result.hits]
-        if result.error is not None:
-            entry["error"] = result.error
-            lines.append(f"      cannot be read: {result.error}")
-        data.append(entry)
+    if not records.count:
+        lines.append("no photos there")
     if sheet is not None:
         from streamer.report import contact_sheet
 
-        contact_sheet(results, sheet)
+        contact_sheet(drawn, sheet)
         lines.append(f"sheet: {sheet}")
-    failed = any(result.error is not None for result in results)
-    return {"results": data}, "\n".join(lines), ExitCode.SOME_UNREADABLE if failed else ExitCode.DONE
+    return {"results": records}, "\n".join(lines), ExitCode.SOME_UNREADABLE if failed else ExitCode.DONE
+
+
+def _graph(store: Path, others: tuple[Path, ...], target: Path, device: str | None, asked: dict[str, Any]) -> Outcome:
+    from dataclasses import asdict
+
+    from streamer.joins import knn_graph
+    from streamer.searcher import open_neighbours
+    from streamer.store import Store
+
+    with contextlib.ExitStack() as opened:
+        neighbours = opened.enter_context(open_neighbours(store, device))
+        queries = opened.enter_context(Store(others[0])) if others else None
+        should_stop = opened.enter_context(stopping())
+        progress = opened.enter_context(progress_bars())
+        graph = knn_graph(neighbours, target, queries=queries, progress=progress, should_stop=should_stop, **asked)
+    text = (
+        f"{graph.path}: the {graph.k} nearest of {graph.images} images to each of {graph.queries}, by {graph.metric}, "
+        f"{'every image looked at' if graph.exact else 'by way of the index'}, in {graph.seconds:.1f} s"
+    )
+    return {"knn": asdict(graph)}, text, ExitCode.DONE
 
 
 @click.command()

@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
@@ -14,10 +15,51 @@ from typing import Any
 
 import click
 
-__all__ = ["CONFIG", "SET", "STORE", "Outcome", "command", "progress_bars", "stopping"]
+__all__ = ["CONFIG", "SET", "STORE", "Outcome", "Records", "command", "progress_bars", "say", "stopping"]
 
 Outcome = tuple[dict[str, Any], str, int]
 """What a command gives back: the JSON object, the same for people, the exit code."""
+
+_IN_MEMORY = 8 * 2**20
+
+
+class Records:
+    """A list for the JSON object that may be too long for memory: it waits in a temporary file until all is well.
+
+    For people, each record is printed as soon as it is there.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8")  # noqa: SIM115 - lives on
+        self.count = 0
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one."""
+        self._file.write((", " if self.count else "") + json.dumps(record))
+        self.count += 1
+
+    def pieces(self) -> Iterator[str]:
+        """The list as JSON."""
+        self._file.seek(0)
+        yield "["
+        yield from iter(lambda: self._file.read(2**16), "")
+        yield "]"
+
+
+def say(line: str) -> None:
+    """Print a line for people now, unless JSON was asked for."""
+    if not click.get_current_context().meta.get("streamer.json"):
+        click.echo(line)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    """One object on one line; `Records` at the top level come out of their files."""
+    for number, (name, value) in enumerate(data.items()):
+        click.echo(f"{', ' if number else '{'}{json.dumps(name)}: ", nl=False)
+        for piece in value.pieces() if isinstance(value, Records) else [json.dumps(value)]:
+            click.echo(piece, nl=False)
+    click.echo("}" if data else "{}")
+
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 STORE = click.argument("store", type=click.Path(path_type=Path))
@@ -40,9 +82,10 @@ def command(function: Callable[..., Outcome]) -> Callable[..., int]:
         logging.basicConfig(handlers=[console], level=level, format="%(levelname)s: %(message)s")
         for noisy in ("PIL", "h5py", "tensorflow", "jax", "filelock", "absl", "asyncio", "matplotlib"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        click.get_current_context().meta["streamer.json"] = as_json
         data, text, code = function(*args, **options)
         if as_json:
-            click.echo(json.dumps(data))
+            _print_json(data)
         elif text:
             click.echo(text)
         return code

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from streamer.config.sizes import parse_bytes
 
@@ -122,14 +122,32 @@ class Reduce(_Section):
 
 
 class Index(_Section):
-    """The search index. ``trees: auto`` chooses for the recall asked for in `search`."""
+    """The search index.
 
-    kind: Literal["annoy", "exact"] | None = Field(None, description="without it: annoy where it is installed")
-    trees: Annotated[int | None, BeforeValidator(_auto)] = Field(None, ge=1, le=1000)
+    What is ``auto`` is chosen for the number of images, or measured for the recall that `search` asks for.
+    """
+
+    kind: Literal["annoy", "ivf", "exact"] | None = Field(None, description="without it: annoy if installed, else ivf")
+    trees: Annotated[int | None, BeforeValidator(_auto)] = Field(None, ge=1, le=1000, description="of annoy")
+    search_k: Annotated[int | None, BeforeValidator(_auto)] = Field(
+        None, ge=1, description="nodes of annoy's forest to look at for each query"
+    )
+    clusters: Annotated[int | None, BeforeValidator(_auto)] = Field(None, ge=1, le=100_000, description="of ivf")
+    probes: Annotated[int | None, BeforeValidator(_auto)] = Field(
+        None, ge=1, description="of ivf: nearest clusters to look through for each query"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     rebuild_fraction: Annotated[float, BeforeValidator(_fraction)] = Field(
         0.1, ge=0, description="of the indexed images; what is newer is searched beside the index until it is more"
     )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Index:
+        for kind, names in {"annoy": ("trees", "search_k"), "ivf": ("clusters", "probes")}.items():
+            for name in names:
+                if self.kind != kind and (self.kind or kind == "ivf") and getattr(self, name) is not None:
+                    raise ValueError(f"{name} belongs to kind: {kind}; set that, or leave {name} out")
+        return self
 
 
 class Search(_Section):
@@ -139,6 +157,7 @@ class Search(_Section):
     candidates: int = Field(200, ge=1)
     rerank: bool = True
     recall: float = Field(0.99, gt=0, le=1, description="recall@10 against exact search that the index is tuned for")
+    metric: Literal["cosine", "l2"] = Field("cosine", description="l2: Euclidean distance, with index.kind: exact only")
 
 
 class Run(_Section):
@@ -173,6 +192,14 @@ class Config(_Section):
     index: Index = Index()
     search: Search = Search()
     run: Run = Run()
+
+    @model_validator(mode="after")
+    def _index_knows_metric(self) -> Config:
+        if self.search.metric == "l2" and self.index.kind != "exact":
+            raise ValueError(
+                "search.metric: l2 looks at every image, an index knows angles only: set index.kind: exact"
+            )
+        return self
 
     @property
     def log_file(self) -> Path | None:

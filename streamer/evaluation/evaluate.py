@@ -91,15 +91,15 @@ def evaluate(
         features = _features(store, photos.ids[block])
         scores = _scores(store, features, count)
         scores[np.arange(len(block)), block] = -np.inf
-        for place, query, row in zip(block, features, scores, strict=True):
-            began = time.perf_counter()
-            hits = searcher.nearest([query], max(k, FIRST) + 1)[0]
-            seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        answered = searcher.nearest(list(features), max(k, FIRST) + 1)
+        seconds += time.perf_counter() - began
+        for place, query, row, hits in zip(block, features, scores, answered, strict=True):
             key = photos.key(store, place)
             recalls.append(_recall([hit for hit in hits if hit.key != key][:k], row))
             if by_label:
-                hits = _labelled(searcher, query, key, photos.names, hits)
-                answers.append(np.array([photos.names[hit.label] == photos.labels[place] for hit in hits], dtype=bool))
+                first = _labelled(searcher, query, key, photos.names, hits)
+                answers.append(np.array([photos.names[hit.label] == photos.labels[place] for hit in first], dtype=bool))
                 qualities.append(precision(_relevant(row, photos, place)))
         progress("evaluate", len(recalls), len(chosen))
 

@@ -149,28 +149,23 @@ class AnnoyIndex:
             found = self._index.get_n_items()
             self._index.unload()
             raise IndexMissingError(f"{path}: holds {found} vectors, not {n_items}; run 'streamer index' again")
+        self.full_effort = max(1, self._index.get_n_trees()) * n_items
+
+    def first_effort(self, count: int) -> int:
+        """Nodes to look at; see `CandidateIndex`."""
+        return 2 * count
 
     def candidates(
-        self, query: NDArray[np.float32], count: int, search_k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Positions of the nearest vectors by angle, nearest first, and their cosines to the query.
-
-        Parameters
-        ----------
-        query : ndarray of shape (dimension,), float32
-        count : int
-            How many, at most.
-        search_k : int
-            Nodes to look at; more find more.
-
-        Returns
-        -------
-        positions : ndarray of shape (<= count,), int64
-        cosines : ndarray of shape (<= count,), float64
-        """
-        positions, distances = self._index.get_nns_by_vector(query, count, search_k, include_distances=True)
+        self, queries: NDArray[np.float32], count: int, effort: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions and cosines of the nearest vectors; see `CandidateIndex`."""
+        positions = np.full((len(queries), count), -1, dtype=np.int64)
+        distances = np.full((len(queries), count), np.inf, dtype=np.float32)
+        for row, query in enumerate(queries):
+            found, away = self._index.get_nns_by_vector(query, count, effort, include_distances=True)
+            positions[row, : len(found)], distances[row, : len(away)] = found, away
         # Annoy's angular distance is the Euclidean distance of the unit vectors: sqrt(2 - 2 cos).
-        return np.array(positions, dtype=np.int64), 1.0 - np.square(np.array(distances, dtype=np.float64)) / 2.0
+        return positions, (1 - np.square(distances) / 2).astype(np.float32)
 
     def close(self) -> None:
         """Unmap the file."""

@@ -1,15 +1,16 @@
 """Generations of the index: each a folder made in private, then published whole by one rename.
 
-``index/000003/`` holds ``manifest.json``, ``ids.npy`` (position -> image id), and by kind ``reducer.npz`` and
-``annoy.ann``. ``index/CURRENT`` names the published one. A reader opens what CURRENT names; its files are never written
-to again, and the generation before stays on disk for readers that still have it open.
+``index/000003/`` holds ``manifest.json``, ``images.npy`` (position -> image) and, by kind, ``reducer.npz`` and
+``annoy.ann``, or ``reducer.npz`` and the files of an inverted file. ``index/CURRENT`` names the published one. A reader
+opens what CURRENT names; its files are never written to again, and the generation before stays on disk for readers
+that still have it open.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,16 @@ from numpy.typing import NDArray
 
 from streamer.errors import IndexMissingError
 from streamer.files import PARTIAL, digest_of, fsync_file, fsync_folder, remove_tree, rename, replace_text
+from streamer.index.arrays import writing_array
 
 __all__ = ["Draft", "Generation", "Manifest", "current_generation", "published_number"]
 
 _KEEP = 2
+_FILES: dict[str, set[str]] = {
+    "exact": set(),
+    "annoy": {"images.npy", "reducer.npz", "annoy.ann"},
+    "ivf": {"images.npy", "reducer.npz", "centroids.npy", "starts.npy", "vectors.npy"},
+}
 # Read in a quarter of a second before a search. Larger files are read whole by each run and by `streamer check`.
 _QUICKLY_READ_BYTES = 256 * 2**20
 
@@ -34,7 +41,7 @@ class Manifest:
     Attributes
     ----------
     kind : str
-        ``annoy`` or ``exact``.
+        ``annoy``, ``ivf`` or ``exact``.
     output : str
         The feature it indexes.
     fingerprint : str
@@ -45,8 +52,11 @@ class Manifest:
         Length of the reduced vectors; 0 where there are none.
     components, whiten : int, bool
         As the config asked for.
-    trees, trees_asked, seed, search_k : int, int or None, int, int
-        Of Annoy. `trees_asked` is None for auto.
+    parts, parts_asked : int, int or None
+        Annoy's trees, or the clusters of an inverted file; None for auto.
+    seed : int
+    effort, effort_asked : int, int or None
+        What a search looks at: nodes of Annoy's forest (its ``search_k``), or clusters (``probes``).
     candidates : int
         How many candidates the recall was measured with.
     recall_asked, recall_at_10 : float, float or None
@@ -64,10 +74,11 @@ class Manifest:
     dimension: int
     components: int
     whiten: bool
-    trees: int
-    trees_asked: int | None
+    parts: int
+    parts_asked: int | None
     seed: int
-    search_k: int
+    effort: int
+    effort_asked: int | None
     candidates: int
     recall_asked: float
     recall_at_10: float | None
@@ -114,24 +125,9 @@ class Draft:
     def annoy_path(self) -> Path:
         return self.path / "annoy.ann"
 
-    @contextlib.contextmanager
-    def writing_ids(self, count: int) -> Iterator[Callable[[NDArray[np.int64]], None]]:
-        """Write the image id at each of `count` positions: gives a function that appends blocks of shape (n,), int64.
-
-        Not through a memory map: Windows renames no folder with a mapped file in it.
-        """
-        with (self.path / "ids.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
-
-            def append(block: NDArray[np.int64]) -> None:
-                file.write(block.astype("<i8").tobytes())
-
-            yield append
-
-    def ids(self) -> NDArray[np.int64]:
-        """What was written, through a memory map: let go of it before `publish`."""
-        ids: NDArray[np.int64] = np.load(self.path / "ids.npy", mmap_mode="r", allow_pickle=False)
-        return ids
+    def writing_images(self, count: int) -> contextlib.AbstractContextManager[Callable[[NDArray[np.int64]], None]]:
+        """Write ``images.npy``: gives a function that appends blocks of (id, shard, row), shape (n, 3), int64."""
+        return writing_array(self.path / "images.npy", "<i8", (count, 3))
 
     def publish(self, manifest: Manifest) -> Generation:
         """Complete it, give it its name and point CURRENT at it; generations but the newest two go."""
@@ -171,20 +167,14 @@ class Generation:
         self.number = int(path.name)
         try:
             self.manifest = Manifest(**json.loads((path / "manifest.json").read_text(encoding="utf-8")))
+            if self.manifest.kind not in _FILES:
+                raise ValueError(f"index of kind {self.manifest.kind!r}, made by a newer release?")
         except FileNotFoundError:
             raise
         except (OSError, ValueError, TypeError) as error:
             raise IndexMissingError(
                 f"{path}: the manifest cannot be read ({error}); run 'streamer index' again"
             ) from error
-
-    @property
-    def reducer_path(self) -> Path:
-        return self.path / "reducer.npz"
-
-    @property
-    def annoy_path(self) -> Path:
-        return self.path / "annoy.ann"
 
     def faults(self, up_to_bytes: int | None = None) -> list[tuple[Path, str]]:
         """What is wrong with its files: each, and its fault.
@@ -194,7 +184,7 @@ class Generation:
         up_to_bytes : int, optional
             Of larger files, only the size is looked at.
         """
-        needed = {"ids.npy"} | ({"reducer.npz", "annoy.ann"} if self.manifest.kind == "annoy" else set())
+        needed = _FILES[self.manifest.kind]
         found = [(self.path / "manifest.json", f"does not list {name}") for name in needed - set(self.manifest.files)]
         for name, (n_bytes, digest) in self.manifest.files.items():
             file = self.path / name
@@ -217,16 +207,6 @@ class Generation:
                 f"{file}: {what}; have 'streamer check STORE --repair' fall back on the index before, or run "
                 "'streamer index CONFIG' again, or search with --exact"
             )
-
-    def ids(self) -> NDArray[np.int64]:
-        """Image id at each position: shape (rows,), int64, read through a memory map."""
-        try:
-            ids: NDArray[np.int64] = np.load(self.path / "ids.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise IndexMissingError(f"{self.path}: ids.npy cannot be read ({error}); run 'streamer index'") from error
-        if ids.shape != (self.manifest.rows,):
-            raise IndexMissingError(f"{self.path}: ids.npy holds {ids.shape} ids, not {self.manifest.rows}")
-        return ids
 
 
 def current_generation(folder: Path) -> Generation | None:

@@ -1,24 +1,27 @@
-"""Ranking by the cosine of full-precision features."""
+"""Ranking at full precision: what the answer is, whichever index proposed the candidates.
+
+Sums are taken in float64, row by row, so that equal rows get equal scores wherever they stand: a matrix product in
+float32 rounds by position.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["best", "cosines"]
+__all__ = ["cosines", "distances"]
 
 
-def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine between a query and each row; 0 where one of them is all zeros.
+def cosines(queries: NDArray[np.float32], owners: NDArray[np.intp], rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosine between each row and its query; 0 where one of them is all zeros.
 
-    Summed in float64, so that equal rows get equal scores wherever they stand (a matrix product in float32 rounds by
-    position), and rounded to what float32 features can tell apart.
+    Rounded to what float32 features can tell apart.
 
     Parameters
     ----------
-    query : ndarray of shape (d,), float32
+    queries : ndarray of shape (q, d), float32
+    owners : ndarray of shape (n,), int
+        Which query each row belongs to, in ascending order.
     rows : ndarray of shape (n, d), float32
 
     Returns
@@ -26,25 +29,39 @@ def cosines(query: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np
     ndarray of shape (n,), float64
         In [-1, 1].
     """
-    wide = query.astype(np.float64)
-    products = np.einsum("ij,j->i", rows, wide, dtype=np.float64)
-    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64)) * np.sqrt(wide @ wide)
+    wide = rows.astype(np.float64)
+    products = np.empty(len(rows))
+    lengths = np.sqrt(_row_products(wide, wide))
+    for owner, part in _runs(owners):
+        query = queries[owner].astype(np.float64)
+        products[part] = _row_products(wide[part], query)
+        lengths[part] *= np.sqrt(query @ query)
     scores = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
     rounded: NDArray[np.float64] = np.clip(np.round(scores, 7), -1.0, 1.0)
     return rounded
 
 
-def best(scores: NDArray[np.float64], keys: Sequence[str], k: int) -> list[int]:
-    """Places of the k best scores, best first, ties by key.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n,), float64
-    keys : sequence of str, length n
-    k : int
+def distances(queries: NDArray[np.float32], owners: NDArray[np.intp], rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Euclidean distance between each row and its query; see `cosines`.
 
     Returns
     -------
-    list of int
+    ndarray of shape (n,), float64
     """
-    return sorted(range(len(keys)), key=lambda place: (-scores[place], keys[place]))[:k]
+    found = np.empty(len(rows))
+    for owner, part in _runs(owners):
+        differences = rows[part].astype(np.float64) - queries[owner].astype(np.float64)
+        found[part] = np.sqrt(_row_products(differences, differences))
+    return found
+
+
+def _row_products(rows: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scalar product of each row with the other's row, or with the one vector: one call of BLAS for each row."""
+    products: NDArray[np.float64] = np.matmul(rows[:, None, :], others[..., None])[:, 0, 0]
+    return products
+
+
+def _runs(owners: NDArray[np.intp]) -> list[tuple[int, slice]]:
+    starts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
+    ends = [*starts[1:], len(owners)]
+    return [(int(owners[start]), slice(start, end)) for start, end in zip(starts, ends, strict=True)]

@@ -5,6 +5,7 @@ from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes, find_changes
 from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
 from streamer.store.compact import Compaction, compact_shards
+from streamer.store.knn import writing_graph
 from streamer.store.lock import StoreLock
 from streamer.store.reader import ShardMissingError
 from streamer.store.record import RunRecord, recorded
@@ -39,4 +40,5 @@ __all__ = [
     "sweep",
     "view_fault",
     "writing",
+    "writing_graph",
 ]

@@ -253,6 +253,27 @@ class Catalog:
             found.update((row[0], Entry(*row)) for row in self._db.execute(query, part))
         return found
 
+    def names(self, ids: Sequence[int]) -> dict[int, tuple[str, str, str]]:
+        """Key, path and label of the images with these ids. An id that is not live is left out."""
+        found: dict[int, tuple[str, str, str]] = {}
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT id, key, path, label FROM images WHERE id IN ({marks})"  # noqa: S608
+            found.update((number, rest) for number, *rest in self._db.execute(query, part).fetchall())
+        return found
+
+    def locate(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Id, shard and row of the images with these ids, by id: shape (n, 3), int64. One not live is left out."""
+        found: list[tuple[int, int, int]] = []
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500].tolist()
+            marks = ",".join("?" * len(part))
+            query = f"SELECT id, shard, row FROM images JOIN features USING (content) WHERE id IN ({marks})"  # noqa: S608
+            found += self._db.execute(query, part).fetchall()
+        located = np.array(found, dtype=np.int64).reshape(-1, 3)
+        return located[np.argsort(located[:, 0])]
+
     def settings(self) -> dict[str, Any]:
         """How the last run asked for queries to be answered; empty before the first."""
         row = self._db.execute("SELECT value FROM meta WHERE name = 'settings'").fetchone()

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 __all__ = ["MappedRows"]
 
-# What may stay mapped: the pages stay in the system's cache, but they count as the process's own while they are mapped.
-_MAPPED_BYTES = 32 * 2**20
 _PAGE_BYTES = 4096
 
 
@@ -39,13 +37,12 @@ class MappedRows:
     def __init__(self, path: Path, offsets: NDArray[np.int64], chunk_rows: int, shape: tuple[int, ...]) -> None:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_RANDOM)
+        self.file_bytes = len(self._map)
+        self.touched_bytes = 0
         self._shape = shape
         self._row_floats = int(np.prod(shape[1:]))
         self._chunk_rows = chunk_rows
         self._starts = offsets // 4
-        self._touched = 0
         floats = np.frombuffer(self._map, np.float32, len(self._map) // 4)
         # Row i of this view begins at float i of the file: one fancy index then copies any rows there are.
         self._windows = np.lib.stride_tricks.as_strided(
@@ -90,11 +87,19 @@ class MappedRows:
             raise IndexError(f"row {rows.max()} of {self._shape[0]}")
         starts = self._starts[rows // self._chunk_rows] + (rows % self._chunk_rows) * self._row_floats
         found: NDArray[np.float32] = self._windows[starts].reshape(len(rows), *self._shape[1:])
-        self._touched += len(rows) * (4 * self._row_floats + _PAGE_BYTES)
-        if self._touched > _MAPPED_BYTES and hasattr(self._map, "madvise"):
-            self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+        self.touched_bytes += len(rows) * (4 * self._row_floats + _PAGE_BYTES)
         return found
+
+    def expect(self, *, random: bool) -> None:
+        """Say whether single rows far apart will be read; if not, the system maps what is around one along with it."""
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_RANDOM if random else mmap.MADV_NORMAL)
+
+    def let_go(self) -> None:
+        """Leave what was read to the system's cache alone: it no longer counts as the process's own."""
+        if hasattr(self._map, "madvise"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+        self.touched_bytes = 0
 
     def close(self) -> None:
         """Unmap the file."""

@@ -44,9 +44,18 @@ class ShardReader:
         What every shard must carry.
     outputs : mapping of str to tuple of int
         Shape of one image's feature, by output name.
+    mapped_bytes : int
+        What may stay mapped of them. The pages belong to the system's cache, but count as the process's own as long.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, outputs: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        fingerprint: str,
+        outputs: Mapping[str, tuple[int, ...]],
+        mapped_bytes: int = 32 * 2**20,
+    ) -> None:
+        self.mapped_bytes = mapped_bytes
         self._folder = folder
         self._fingerprint = fingerprint
         self._outputs = outputs
@@ -142,6 +151,9 @@ class ShardReader:
         mapped = self._map(shard, output)
         if mapped is not None:
             out[places] = mapped.read(rows)
+            if sum(each.touched_bytes for each in self._maps()) > self.mapped_bytes and not self._all_fit():
+                for each in self._maps():
+                    each.let_go()
         else:
             _read_apart(self._file(shard)["features"][output], rows, out, places)
 
@@ -153,7 +165,16 @@ class ShardReader:
             if len(self._mapped) >= _MAPPED_FILES:
                 self._unmap()
             self._mapped[key] = MappedRows.of(shard_path(self._folder, shard), self._file(shard)["features"][output])
+            for each in self._maps():
+                each.expect(random=not self._all_fit())
         return self._mapped[key]
+
+    def _maps(self) -> Iterator[MappedRows]:
+        return (each for each in self._mapped.values() if each is not None)
+
+    def _all_fit(self) -> bool:
+        """Whether all that is mapped may stay so."""
+        return sum(each.file_bytes for each in self._maps()) <= self.mapped_bytes
 
     def _unmap(self) -> None:
         mapped = self._mapped.popitem(last=False)[1]

@@ -62,6 +62,10 @@ class Store:
         self._reader.close()
         self.catalog.close()
 
+    def map_at_most(self, n_bytes: int) -> None:
+        """Set what may stay mapped of its shards, which makes reading single rows faster; see `ShardReader`."""
+        self._reader.mapped_bytes = n_bytes
+
     def __len__(self) -> int:
         """Number of images that can be searched."""
         return self.catalog.count("images")
@@ -87,6 +91,19 @@ class Store:
     def entries(self, ids: Sequence[int]) -> dict[int, Entry]:
         """The live images with these ids."""
         return self.catalog.entries(ids)
+
+    def images(self) -> NDArray[np.int64]:
+        """Id, shard and row of every live image: shape (n, 3), int64, by id. 24 bytes an image."""
+        blocks = [np.stack(block, axis=1) for block in self.catalog.places(iter(lambda: 10_000, None))]
+        return np.concatenate([np.empty((0, 3), np.int64), *blocks])
+
+    def locate(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Id, shard and row of the live images with these ids: shape (<= n, 3), int64, by id."""
+        return self.catalog.locate(ids)
+
+    def shard_numbers(self) -> list[int]:
+        """Every shard that is live; a number is never given to another."""
+        return [number for number, *_ in self.catalog.shards()]
 
     def rows(self, output: str, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features at these places, flattened: shape (n, d), float32. See `ShardReader.rows`."""

@@ -139,7 +139,7 @@ def test_one_stage_at_a_time_equals_a_run(make_config: Make, pictures: Path, tmp
     for stage in ("extract", "reduce", "index"):
         run(staged, [stage])
     assert features_by_key(whole.store) == features_by_key(staged.store)
-    for name in ("annoy.ann", "ids.npy", "reducer.npz"):
+    for name in ("annoy.ann", "vectors.npy", "images.npy", "reducer.npz"):
         ours, theirs = (config.store / "index" / "000001" / name for config in (whole, staged))
         assert ours.exists() == theirs.exists()
         if ours.exists():
@@ -153,7 +153,8 @@ def test_index_alone_takes_over_the_published_pca(make_config: Make, pictures: P
     assert report.generation == 2
     generation = current_generation(config.store / "index")
     assert generation is not None and generation.manifest.seed == 5
-    assert generation.reducer_path.read_bytes() == (config.store / "index" / "000001" / "reducer.npz").read_bytes()
+    before = config.store / "index" / "000001"
+    assert (generation.path / "reducer.npz").read_bytes() == (before / "reducer.npz").read_bytes()
 
 
 def test_index_alone_refuses_a_pca_of_other_settings(make_config: Make, pictures: Path) -> None:
@@ -176,7 +177,7 @@ def test_other_settings_of_the_index_rebuild_it_without_extraction(
 def test_exact_kind_needs_no_annoy_and_no_pca(make_config: Make, pictures: Path) -> None:
     config = make_config(pictures, "index.kind=exact")
     run(config)
-    assert sorted(path.name for path in (config.store / "index" / "000001").iterdir()) == ["ids.npy", "manifest.json"]
+    assert sorted(path.name for path in (config.store / "index" / "000001").iterdir()) == ["manifest.json"]
     with Searcher(config.store) as searcher:
         (result,) = searcher.search([next(pictures.rglob("*.jpg"))])
     assert result.hits[0].score == 1.0 and len(result.hits) == 10

@@ -44,7 +44,7 @@ def contents(path: Path) -> Contents:
             entries = store.entries(ids.tolist())
             rows |= {entries[number].key: row.tobytes() for number, row in zip(ids.tolist(), block, strict=True)}
         failures = [each.key for each in store.failures()]
-        exact = [[(hit.key, hit.score) for hit in hits] for hits in nearest_exact(store, queries, 5)]
+        exact = [[(each.entry.key, each.score) for each in found] for found in nearest_exact(store, queries, 5)]
     with Searcher(path) as searcher:
         hits = [[(hit.key, hit.score) for hit in hits] for hits in searcher.nearest(list(queries), 5)]
     assert hits == exact  # small enough for the index to find them all
@@ -85,10 +85,10 @@ def _extracted(writer: StoreWriter, image: ImageRef, version: int):  # type: ign
 
 
 def index(path: Path, kind: str) -> None:
-    settings = IndexSettings(kind, components=4, whiten=False, trees=4, seed=0, candidates=20, recall=0.5)
+    settings = IndexSettings(kind, components=4, whiten=False, parts=4, effort=None, seed=0, candidates=20, recall=0.5)
     with Store(path) as store:
         builder = IndexBuilder(store, settings, 2**30, lambda *_: None, lambda: False)
-        if kind == "annoy":
+        if kind != "exact":
             builder.reduce()
         builder.build()
 
@@ -156,6 +156,7 @@ OPERATIONS = {
     "second night": Operation(lambda path: night(path, FIRST), lambda path: night(path, SECOND)),
     "compact": Operation(_fragmented, lambda path: compact(path) and None),
     "rebuild": Operation(_fragmented, lambda path: index(path, "annoy")),
+    "rebuild an inverted file": Operation(_fragmented, lambda path: index(path, "ivf")),
     "repair a shard": Operation(_damaged_shard, _repair, sound_between=False),
     "repair the catalog": Operation(_damaged_catalog, _repair, sound_between=False),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +15,10 @@ from streamer.index import (
     Draft,
     Manifest,
     annoy_index,
-    best,
     build_annoy,
     cosines,
     current_generation,
-    exact_candidates,
+    distances,
 )
 
 
@@ -30,7 +28,7 @@ def unit(count: int, length: int, seed: int = 0) -> np.ndarray:
 
 
 def manifest(rows: int) -> Manifest:
-    return Manifest("exact", "fc2", "f" * 32, rows, rows, 0, 0, False, 0, None, 0, 0, 0, 1.0, None)
+    return Manifest("exact", "fc2", "f" * 32, rows, rows, 0, 0, False, 0, None, 0, 0, None, 0, 1.0, None)
 
 
 def test_annoy_finds_neighbours_and_says_how_near(tmp_path: Path) -> None:
@@ -39,10 +37,13 @@ def test_annoy_finds_neighbours_and_says_how_near(tmp_path: Path) -> None:
     assert build_annoy(tmp_path / "a.ann", [rows[:200], rows[200:]], 16, trees=20, seed=3) == 500
     index = AnnoyIndex(tmp_path / "a.ann", 16, 500)
     for number in (0, 199, 200, 499):
-        positions, scores = index.candidates(rows[number], 10, 5000)
+        (positions,), (scores,) = index.candidates(rows[[number]], 10, 5000)
         assert positions[0] == number
         np.testing.assert_allclose(scores, rows[positions] @ rows[number], atol=1e-5)
         assert set(positions) == set(np.argsort(-(rows @ rows[number]))[:10])
+    few, scores = index.candidates(rows[:2], 501, 5000)
+    assert few.shape == (2, 501) and (few[:, -1] == -1).all() and (scores[:, -1] == -np.inf).all()
+    assert index.full_effort == 20 * 500
     index.close()
 
 
@@ -66,22 +67,11 @@ def test_a_damaged_index_file_is_named(tmp_path: Path) -> None:
         AnnoyIndex(path, 8, 50)
 
 
-@pytest.mark.parametrize("block", [1, 7, 64, 500])
-@pytest.mark.parametrize("k", [1, 10, 499])
-def test_a_scan_in_blocks_equals_a_scan_of_all(block: int, k: int) -> None:
-    rows, queries = unit(500, 12) * 3, unit(4, 12, seed=9) * 7
-    ids = np.arange(500, dtype=np.int64) * 2 + 1
-    blocks = [(ids[start : start + block], rows[start : start + block]) for start in range(0, 500, block)]
-    found = exact_candidates(queries, blocks, k)
-    for query, candidates in zip(queries, found, strict=True):
-        truth = ids[np.argsort(-(rows @ query), kind="stable")]
-        np.testing.assert_array_equal(candidates[:k], truth[:k])
-
-
 def test_rows_of_zeros_score_nothing() -> None:
-    rows = np.array([[0, 0], [3, 4], [-3, -4], [4, -3]], np.float32)
-    np.testing.assert_allclose(cosines(np.array([3, 4], np.float32), rows), [0, 1, -1, 0])
-    np.testing.assert_array_equal(cosines(np.zeros(2, np.float32), rows), 0)
+    rows = np.array([[0, 0], [3, 4], [-3, -4], [4, -3], [3, 4]], np.float32)
+    queries = np.array([[3, 4], [0, 0]], np.float32)
+    np.testing.assert_allclose(cosines(queries, np.array([0, 0, 0, 0, 1]), rows), [0, 1, -1, 0, 0])
+    np.testing.assert_allclose(distances(queries, np.array([0, 0, 0, 1, 1]), rows), [5, 0, 10, 5, 5])
 
 
 def test_equal_rows_score_equally_wherever_they_stand() -> None:
@@ -89,13 +79,9 @@ def test_equal_rows_score_equally_wherever_they_stand() -> None:
     row = unit(1, 513)[0]
     rows = unit(101, 513, seed=2)
     rows[[0, 13, 50, 99, 100]] = row
-    scores = cosines(unit(1, 513, seed=5)[0], rows)
-    assert len(set(scores[[0, 13, 50, 99, 100]])) == 1
-
-
-def test_ties_are_ranked_by_key() -> None:
-    scores = np.array([0.5, 0.9, 0.5, 0.5, 0.1])
-    assert best(scores, ["d", "z", "a", "c", "b"], 4) == [1, 2, 3, 0]
+    for measure in (cosines, distances):
+        scores = measure(unit(1, 513, seed=5), np.zeros(101, int), rows)
+        assert len(set(scores[[0, 13, 50, 99, 100]])) == 1
 
 
 def test_generations_are_published_whole_and_two_are_kept(tmp_path: Path) -> None:
@@ -103,19 +89,18 @@ def test_generations_are_published_whole_and_two_are_kept(tmp_path: Path) -> Non
     for rows in (1, 2, 3):
         draft = Draft.begin(tmp_path)
         assert current_generation(tmp_path) is None or current_generation(tmp_path).number == rows - 1
-        with draft.writing_ids(rows) as append:
-            append(np.arange(rows) + 10)
+        with draft.writing_images(rows) as append:
+            append(np.full((rows, 3), rows))
         assert draft.publish(manifest(rows)).number == rows
     generation = current_generation(tmp_path)
     assert generation is not None and replace(generation.manifest, files={}) == manifest(3)
-    np.testing.assert_array_equal(generation.ids(), [10, 11, 12])
+    np.testing.assert_array_equal(np.load(generation.path / "images.npy"), np.full((3, 3), 3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000002", "000003", "CURRENT"]
 
 
 def test_what_a_crash_left_is_cleared_and_never_published(tmp_path: Path) -> None:
     draft = Draft.begin(tmp_path)
-    with draft.writing_ids(1) as append:
-        append(np.ones(1, np.int64))
+    (draft.path / "reducer.npz").write_bytes(b"whole")
     draft.publish(manifest(1))
     half = Draft.begin(tmp_path)
     (half.path / "annoy.ann").write_bytes(b"half")
@@ -126,23 +111,26 @@ def test_what_a_crash_left_is_cleared_and_never_published(tmp_path: Path) -> Non
     assert (again.number, complete_but_unnamed.exists(), list(again.path.iterdir())) == (2, False, [])
 
 
-@pytest.mark.parametrize("damage", ["manifest", "ids", "current", "gone"])
+@pytest.mark.parametrize("damage", ["manifest", "kind", "images", "current", "gone"])
 def test_a_damaged_generation_is_named(tmp_path: Path, damage: str) -> None:
     draft = Draft.begin(tmp_path)
-    with draft.writing_ids(3) as append:
-        append(np.ones(1, np.int64))
-        append(np.ones(2, np.int64))
+    with draft.writing_images(3) as append:
+        append(np.ones((1, 3), np.int64))
+        append(np.ones((2, 3), np.int64))
     path = draft.publish(manifest(3)).path
+    text = (path / "manifest.json").read_text()
     if damage == "manifest":
         (path / "manifest.json").write_text('{"kind": "exact"}')
-    elif damage == "ids":
-        np.save(path / "ids.npy", np.arange(2))
+    elif damage == "kind":
+        (path / "manifest.json").write_text(text.replace('"exact"', '"hypercube"'))
+    elif damage == "images":
+        np.save(path / "images.npy", np.arange(9).reshape(3, 3))
     elif damage == "current":
         (tmp_path / "CURRENT").write_text("??")
     else:
         path.rename(tmp_path / "elsewhere")
     with pytest.raises(IndexMissingError):
-        current_generation(tmp_path).ids()
+        current_generation(tmp_path).verify()
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 7)", "raise OSError('no space')"])
@@ -171,25 +159,3 @@ def test_a_file_that_lost_a_part_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(StoreWriteError, match="lost part"):
         annoy_index._verify(path, 4, 50)
-
-
-@pytest.mark.parametrize("block", [1, 3, 50, 1000])
-@pytest.mark.parametrize("step_bytes", [4, 4000, 2**22])
-def test_exact_candidates_hold_the_nearest_of_any_blocks(
-    monkeypatch: pytest.MonkeyPatch, block: int, step_bytes: int
-) -> None:
-    """In ascending order of nearness, too: then every block is better than all before it."""
-    monkeypatch.setattr(sys.modules["streamer.index.exact"], "_SCORES_BYTES", step_bytes)
-    queries, rows = unit(7, 6, seed=1), unit(300, 6, seed=2)
-    rows[10] = rows[20] = rows[290]  # the same thrice
-    for order in (np.arange(300), np.argsort(rows @ queries[0]), np.argsort(-(rows @ queries[0]))):
-        blocks = (
-            (order[start : start + block] + 5, rows[order[start : start + block]]) for start in range(0, 300, block)
-        )
-        found = exact_candidates(queries, blocks, 4)
-        assert found.shape == (7, 20)
-        for query, ids in zip(queries, found, strict=True):
-            scores = rows.astype(float) @ query
-            assert len(set(ids.tolist())) == 20
-            assert np.isclose(np.sort(scores[ids - 5])[::-1], np.sort(scores)[::-1][:20], atol=1e-6).all()
-            assert (np.diff(scores[ids - 5]) < 1e-6).all()

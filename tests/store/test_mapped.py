@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
+from streamer.store import Store, StoreWriter
 from streamer.store.mapped import MappedRows
+from tests.conftest import feature_batch
 
 
 def write(path: Path, values: np.ndarray, chunk_rows: int, **options: Any) -> None:
@@ -47,17 +50,41 @@ def test_any_rows_in_any_order(tmp_path: Path, shape: tuple[int, ...], chunk_row
     mapped.close()
 
 
-def test_pages_are_handed_back_and_the_rows_stay_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamer.store.mapped._MAPPED_BYTES", 10_000)
+@pytest.mark.parametrize("random", [True, False])
+def test_pages_are_handed_back_and_the_rows_stay_right(tmp_path: Path, random: bool) -> None:
     values = np.random.default_rng(1).normal(size=(50, 300)).astype(np.float32)
     write(tmp_path / "a.h5", values, 4, fletcher32=True)
     with h5py.File(tmp_path / "a.h5") as file:
         mapped = MappedRows.of(tmp_path / "a.h5", file["x"])
     assert mapped is not None
-    for _ in range(20):
+    mapped.expect(random=random)
+    for _ in range(3):
         rows = np.random.default_rng(2).integers(0, 50, 7)
         np.testing.assert_array_equal(mapped.read(rows), values[rows])
+        assert mapped.touched_bytes >= 7 * 1200
+        mapped.let_go()
+        assert mapped.touched_bytes == 0
     mapped.close()
+
+
+@pytest.mark.parametrize("n_bytes", [0, 10_000, 2**30])
+def test_a_store_maps_no_more_than_it_may(
+    open_writer: Callable[..., StoreWriter], tmp_path: Path, n_bytes: int
+) -> None:
+    values = np.random.default_rng(3).normal(size=(300, 64)).astype(np.float32)
+    with open_writer(64) as writer:
+        for start in (0, 100, 200):
+            keys = [f"{number:03d}" for number in range(start, start + 100)]
+            writer.append(feature_batch(keys, values[start : start + 100]))
+            writer.commit()
+    with Store(tmp_path / "a.store") as store:
+        store.map_at_most(n_bytes)
+        places = store.locate(np.arange(1, 301))
+        for seed in range(20):
+            chosen = np.random.default_rng(seed).permutation(300)[:50]
+            np.testing.assert_array_equal(store.rows("fc2", *places[chosen, 1:].T), values[chosen])
+            held = sum(mapped.touched_bytes for mapped in store._reader._maps())
+            assert held <= n_bytes or n_bytes == 2**30
 
 
 @pytest.mark.parametrize("options", [{"compression": "gzip"}, {"shuffle": True}, {"chunks": (4, 2)}])

@@ -3,95 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.calibration import calibrate
 from streamer.errors import IndexMissingError, Interrupted
-from streamer.files import require_space
-from streamer.index import Draft, Generation, Manifest, build_annoy, current_generation
-from streamer.memory import plan_blocks, resident_bytes
+from streamer.index import Draft, Generation, Manifest, current_generation
+from streamer.indexing.candidates import located_blocks, make_candidates
+from streamer.indexing.settings import IndexSettings
+from streamer.memory import resident_bytes
 from streamer.records import Progress
-from streamer.reduction import Reducer, block_sizes, fit, fit_bytes, usable_components
-from streamer.retrieval import ApproximateIndex
+from streamer.reduction import Reducer, block_sizes, fit, usable_components
+from streamer.retrieval import ReducedIndex
 from streamer.store import Store
 
-__all__ = ["IndexBuilder", "IndexSettings"]
+__all__ = ["IndexBuilder"]
 
 _LOG = logging.getLogger(__name__)
 
-_AUTO_TREES = 30
-# The size of the file by that of the vectors: 1.2 to 1.6 were measured with 30 trees, and it grows in steps of a third.
-_ANNOY_OVERHEAD = 2.2
-_BLOCK_BYTES = 8 * 2**20
-
-
-@dataclass(frozen=True)
-class IndexSettings:
-    """How to index, without a word on what.
-
-    Attributes
-    ----------
-    kind : {"annoy", "exact"}
-    components, whiten : int, bool
-        Of PCA.
-    trees : int or None
-        None chooses.
-    seed : int
-    candidates : int
-        That a search will ask for.
-    recall : float
-        Recall@10 to reach.
-    """
-
-    kind: str
-    components: int
-    whiten: bool
-    trees: int | None
-    seed: int
-    candidates: int
-    recall: float
-
-    def block_rows(
-        self, budget: int, outputs: Mapping[str, tuple[int, ...]], held_bytes: int, n_rows: int | None = None
-    ) -> int:
-        """Rows that PCA can be fitted on at a time.
-
-        Parameters
-        ----------
-        budget : int
-            Bytes.
-        outputs : mapping of str to tuple of int
-            Shapes of the features; the first is indexed.
-        held_bytes : int
-            What the process will hold besides.
-        n_rows : int, optional
-            How many there are. Without it, nothing has been extracted yet, and a budget that is too small is refused.
-
-        Raises
-        ------
-        BudgetTooSmallError
-            If not even the smallest block fits and `n_rows` is not given.
-        """
-        length = int(np.prod(next(iter(outputs.values()))))
-        components = usable_components(self.components, n_rows or 2**31, length)
-
-        def largest(rows: int) -> int:
-            """The largest block, as no small rest may be left over."""
-            return max(block_sizes(n_rows, rows, components)) if n_rows else max(rows, 2 * components - 1)
-
-        plan = plan_blocks(
-            budget,
-            held_bytes=held_bytes,
-            row_bytes=4 * length,
-            minimum_rows=components,
-            fit_bytes=lambda rows: fit_bytes(largest(rows), components, length) + 8 * (largest(rows) - rows) * length,
-            refuse=n_rows is None,
-        )
-        return plan.rows
+_Block = TypeVar("_Block", bound=tuple[NDArray[np.int64], NDArray[np.float32]])
 
 
 class IndexBuilder:
@@ -118,7 +52,7 @@ class IndexBuilder:
         self._progress = progress
         self._should_stop = should_stop
         self._folder = store.path / "index"
-        approximate = settings.kind == "annoy"
+        approximate = settings.kind != "exact"
         self._wanted = Manifest(
             kind=settings.kind,
             output=store.spec.indexed,
@@ -128,10 +62,11 @@ class IndexBuilder:
             dimension=0,
             components=settings.components if approximate else 0,
             whiten=settings.whiten and approximate,
-            trees=(settings.trees or _AUTO_TREES) if approximate else 0,
-            trees_asked=settings.trees if approximate else None,
+            parts=settings.parts_for(len(store)),
+            parts_asked=settings.parts if approximate else None,
             seed=settings.seed,
-            search_k=0,
+            effort=0,
+            effort_asked=settings.effort if approximate else None,
             candidates=settings.candidates if approximate else 0,
             recall_asked=settings.recall if approximate else 1.0,
             recall_at_10=None,
@@ -154,8 +89,9 @@ class IndexBuilder:
             _LOG.warning("%s: %s: the index is made anew", file, what)
             return True
         wanted, built = self._wanted, generation.manifest
-        as_asked = replace(built, dimension=0, search_k=0, recall_at_10=None, files={})
-        if replace(as_asked, rows=wanted.rows, newest_id=wanted.newest_id) != wanted:
+        as_asked = replace(built, dimension=0, effort=0, recall_at_10=None, files={})
+        # An index of other rows may have other parts: those that are chosen go by the number of rows.
+        if replace(as_asked, rows=wanted.rows, newest_id=wanted.newest_id, parts=wanted.parts) != wanted:
             return True
         older, newer = self._store.catalog.count_since(built.newest_id)
         if newer:
@@ -169,46 +105,33 @@ class IndexBuilder:
         target = self._settings.block_rows(self._budget, store.spec.outputs, resident_bytes(), wanted.rows)
         sizes = block_sizes(wanted.rows, target, usable_components(wanted.components, wanted.rows, length))
         _LOG.info("fitting PCA on %d rows of %d, %d at a time", wanted.rows, length, target)
-        rows = self._counted("reduce", (features for _, features in store.blocks(wanted.output, sizes)))
-        reducer = fit(rows, wanted.rows, length, wanted.components, wanted.whiten)
+        rows = self._counted("reduce", store.blocks(wanted.output, sizes))
+        reducer = fit((features for _, features in rows), wanted.rows, length, wanted.components, wanted.whiten)
         reducer.save(Draft.begin(self._folder).reducer_path)
 
     def build(self) -> Generation:
         """Build the index on the fitted PCA, and publish it."""
         wanted, store = self._wanted, self._store
-        block_rows = max(1, _BLOCK_BYTES // (4 * store.feature_length(wanted.output)))
         if wanted.kind == "exact":
-            draft = Draft.begin(self._folder)
-            with draft.writing_ids(wanted.rows) as append:
-                for block, *_ in store.catalog.places(iter(lambda: block_rows, None)):
-                    append(block)
-            return draft.publish(wanted)
+            return Draft.begin(self._folder).publish(wanted)
         draft, reducer = self._draft()
-        # Annoy writes through a memory map: on a full disk that is not an error but the end of the process.
-        size = _ANNOY_OVERHEAD * wanted.rows * 4 * len(reducer.components)
-        require_space(self._folder, int(size), f"indexing {wanted.rows} images")
-
-        def vectors() -> Iterator[NDArray[np.float32]]:
-            with draft.writing_ids(wanted.rows) as append:
-                for block, features in store.blocks(wanted.output, block_rows):
-                    append(block)
-                    yield reducer.transform(features)
-
-        dimension = len(reducer.components)
-        build_annoy(
-            draft.annoy_path, self._counted("index", vectors()), dimension, trees=wanted.trees, seed=wanted.seed
-        )
-        with ApproximateIndex(draft.reducer_path, draft.annoy_path, draft.ids()) as index:
+        rows = self._counted("index", located_blocks(store, wanted.output))
+        make_candidates(wanted, draft, reducer, rows, self._check_stop)
+        with ReducedIndex(wanted.kind, draft.path) as index:
             tuned = calibrate(
-                store, index, trees=wanted.trees, candidates=wanted.candidates, recall=wanted.recall_asked
+                store,
+                index,
+                candidates=wanted.candidates,
+                recall=wanted.recall_asked,
+                effort=wanted.effort_asked,
             )
         if tuned.recall < wanted.recall_asked:
             _LOG.warning(
                 "recall@10 is %.3f, not %.3f as search.recall asks: raise search.candidates or reduce.components",
                 *(tuned.recall, wanted.recall_asked),
             )
-        measured = {"dimension": dimension, "search_k": tuned.search_k, "recall_at_10": round(tuned.recall, 4)}
-        return draft.publish(Manifest(**{**asdict(wanted), **measured}))
+        dimension, recall = len(reducer.components), round(tuned.recall, 4)
+        return draft.publish(replace(wanted, dimension=dimension, effort=tuned.effort, recall_at_10=recall))
 
     def _draft(self) -> tuple[Draft, Reducer]:
         """The draft that `reduce` has begun; else one that takes over the published reducer."""
@@ -219,9 +142,9 @@ class IndexBuilder:
             current = current_generation(self._folder)
         except IndexMissingError:
             current = None
-        if current is None or current.manifest.kind != "annoy":
+        if current is None or current.manifest.kind == "exact":
             raise IndexMissingError(f"{self._store.path}: no PCA has been fitted; run 'streamer reduce' first")
-        reducer = self._checked(Reducer.load(current.reducer_path))
+        reducer = self._checked(Reducer.load(current.path / "reducer.npz"))
         draft = Draft.begin(self._folder)
         reducer.save(draft.reducer_path)
         return draft, reducer
@@ -234,11 +157,14 @@ class IndexBuilder:
             )
         return reducer
 
-    def _counted(self, stage: str, blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    def _counted(self, stage: str, blocks: Iterable[_Block]) -> Iterator[_Block]:
         done = 0
         for block in blocks:
-            if self._should_stop():
-                raise Interrupted(f"stopped in the {stage} stage; the features are committed, the old index answers")
+            self._check_stop(stage)
             yield block
-            done += len(block)
+            done += len(block[0])
             self._progress(stage, done, self._wanted.rows)
+
+    def _check_stop(self, stage: str = "index") -> None:
+        if self._should_stop():
+            raise Interrupted(f"stopped in the {stage} stage; the features are committed, the old index answers")

@@ -1,0 +1,89 @@
+"""Commands that put the photos of a store into groups: near-duplicates and clusters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamer.cli.common import STORE, Outcome, Records, command, progress_bars, say, stopping
+from streamer.errors import ExitCode
+
+if TYPE_CHECKING:
+    from streamer.joins import Group
+
+__all__ = ["clusters", "duplicates"]
+
+_MOST_DRAWN = 50
+_CENTRAL = 24
+
+
+@click.command()
+@STORE
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.97,
+    show_default=True,
+    help="Cosine of the features from which two photos are near-duplicates.",
+)
+@click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the first 50 groups.")
+@command
+def duplicates(store: Path, threshold: float, sheet: Path | None) -> Outcome:
+    """List groups of photos that are nearly the same."""
+    from streamer.joins import duplicates as find
+    from streamer.searcher import open_neighbours
+
+    records, images = Records(), 0
+    drawn: list[Group] = []
+    with open_neighbours(store) as neighbours, stopping() as should_stop, progress_bars() as progress:
+        for group in find(neighbours, threshold, progress=progress, should_stop=should_stop):
+            first, *others = group.images
+            say(first.entry.key)
+            for each in others:
+                say(f"    {each.score:7.4f}  {each.entry.key}")
+            records.append(group.to_dict())
+            images += len(group.images)
+            if sheet is not None and len(drawn) < _MOST_DRAWN:
+                drawn.append(group)
+    lines = [f"{records.count} groups, {images} photos: {images - records.count} could go"]
+    if sheet is not None:
+        from streamer.report import contact_sheet
+
+        contact_sheet(drawn, sheet, ["first of the group"] * len(drawn))
+        lines.append(f"sheet: {sheet}")
+    return {"threshold": threshold, "photos": images, "groups": records}, "\n".join(lines), ExitCode.DONE
+
+
+@click.command()
+@STORE
+@click.option("--sheets", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="Draw each cluster.")
+@click.option("--central", type=click.IntRange(min=1), default=_CENTRAL, show_default=True, help="Photos of each.")
+@command
+def clusters(store: Path, sheets: Path | None, central: int) -> Outcome:
+    """List the clusters of a store whose index is of kind ivf."""
+    from streamer.joins import clusters as each_cluster
+    from streamer.neighbours import Neighbours
+
+    records = Records()
+    if sheets is not None:
+        sheets.mkdir(parents=True, exist_ok=True)
+    with Neighbours(store) as neighbours:
+        for cluster in each_cluster(neighbours, central):
+            frequent = ", ".join(
+                f"{label or '(no label)'} {count}" for label, count in list(cluster.labels.items())[:4]
+            )
+            say(f"cluster {cluster.number}: {cluster.images} photos: {frequent}")
+            for each in cluster.central[:3]:
+                say(f"    {each.score:7.4f}  {each.entry.key}")
+            record = cluster.to_dict()
+            if sheets is not None:
+                from streamer.report import grid_sheet
+
+                target = sheets / f"cluster-{cluster.number:05d}.png"
+                grid_sheet(cluster.central, target)
+                record["sheet"] = str(target)
+            records.append(record)
+    text = f"{records.count} clusters" + (f"; sheets: {sheets}" if sheets is not None else "")
+    return {"clusters": records}, text, ExitCode.DONE

@@ -1,0 +1,181 @@
+"""An inverted file: the vectors in clusters, of which a query looks at the nearest only.
+
+``centroids.npy`` (clusters, dimension) and ``vectors.npy`` (rows, dimension), float32, the vectors of one cluster after
+those of another; cluster c takes the positions ``starts[c]`` to ``starts[c + 1]`` of ``starts.npy``.
+
+Jegou, Douze, Schmid 2011, "Product Quantization for Nearest Neighbor Search", section IV, without the quantization: the
+answer is ranked at full precision anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.errors import IndexMissingError
+from streamer.index.arrays import MappedArray, writing_array
+
+__all__ = ["IvfIndex", "VectorSpool", "write_ivf"]
+
+_BLOCK_BYTES = 4 * 2**20
+
+
+class VectorSpool:
+    """Vectors on disk, while an index is made of them.
+
+    Parameters
+    ----------
+    path : Path
+    dimension : int
+    """
+
+    def __init__(self, path: Path, dimension: int) -> None:
+        self.path = path
+        self.dimension = dimension
+        self.count = 0
+
+    def fill(self, blocks: Iterable[NDArray[np.float32]]) -> None:
+        """Write blocks of shape (n, dimension), float32, one after the other."""
+        with self.path.open("wb") as file:
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+                self.count += len(block)
+
+    def rows(self, positions: NDArray[np.int64] | slice) -> NDArray[np.float32]:
+        """Vectors by position: shape (n, dimension), float32. Mapped for this one reading."""
+        mapped = np.memmap(self.path, np.float32, mode="r", shape=(self.count, self.dimension))
+        return np.array(mapped[positions])
+
+    def batches(self, rows: int, total: int, seed: int) -> Iterator[NDArray[np.float32]]:
+        """Batches drawn at random, without replacement until all have had their turn, `total` rows in all."""
+        chance = np.random.default_rng(seed)
+        while total > 0:
+            order = chance.permutation(self.count)[:total]
+            total -= len(order)
+            for start in range(0, len(order), rows):
+                yield self.rows(np.sort(order[start : start + rows]))
+
+
+def write_ivf(
+    folder: Path, spool: VectorSpool, centroids: NDArray[np.float32], check_stop: Callable[[], None]
+) -> NDArray[np.int64]:
+    """Write the files of an inverted file.
+
+    Parameters
+    ----------
+    folder : Path
+    spool : VectorSpool
+    centroids : ndarray of shape (clusters, dimension), float32
+        Those that no vector is nearest to are left out.
+    check_stop : callable
+        Called now and then; may raise.
+
+    Returns
+    -------
+    ndarray of shape (rows,), int64
+        Which vector of the spool stands at each position.
+    """
+    labels = np.empty(spool.count, dtype=np.int32)
+    halves = _halves(centroids)
+    step = max(1, _BLOCK_BYTES // (4 * max(centroids.shape)))
+    for start in range(0, spool.count, step):
+        labels[start : start + step] = np.argmax(spool.rows(slice(start, start + step)) @ centroids.T - halves, axis=1)
+        check_stop()
+    sizes = np.bincount(labels, minlength=len(centroids))
+    order: NDArray[np.int64] = np.argsort(labels, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(sizes[sizes > 0])]).astype(np.int64)
+    with writing_array(folder / "centroids.npy", "<f4", (int((sizes > 0).sum()), spool.dimension)) as append:
+        append(centroids[sizes > 0])
+    with writing_array(folder / "starts.npy", "<i8", starts.shape) as append:
+        append(starts)
+    with writing_array(folder / "vectors.npy", "<f4", (spool.count, spool.dimension)) as append:
+        for start in range(0, spool.count, step):
+            append(spool.rows(order[start : start + step]))
+    return order
+
+
+class IvfIndex:
+    """An inverted file opened for reading; the system's page cache holds the vectors, not the process.
+
+    Parameters
+    ----------
+    folder : Path
+    n_items : int
+        How many vectors it must hold.
+
+    Raises
+    ------
+    IndexMissingError
+        If a file is missing or damaged, or holds another number of vectors.
+    """
+
+    def __init__(self, folder: Path, n_items: int) -> None:
+        try:
+            self.centroids: NDArray[np.float32] = np.load(folder / "centroids.npy", allow_pickle=False)
+            self.starts: NDArray[np.int64] = np.load(folder / "starts.npy", allow_pickle=False)
+            self._mapped = MappedArray(folder / "vectors.npy")
+        except (OSError, ValueError, EOFError) as error:
+            raise IndexMissingError(f"{folder}: the index does not open ({error}); run 'streamer index'") from error
+        self._vectors: NDArray[np.float32] = self._mapped.array
+        wanted = {"starts": (len(self.centroids) + 1,), "vectors": (n_items, *self.centroids.shape[1:])}
+        found = {"starts": self.starts.shape, "vectors": self._vectors.shape}
+        if found != wanted or self.centroids.ndim != 2 or self.starts[-1] != n_items:
+            raise IndexMissingError(
+                f"{folder}: holds {self._vectors.shape} vectors, not {n_items}; run 'streamer index'"
+            )
+        self.full_effort = len(self.centroids)
+        self._halves = _halves(self.centroids)
+
+    def first_effort(self, count: int) -> int:
+        """Clusters to look at; see `CandidateIndex`."""
+        return 1
+
+    def candidates(
+        self, queries: NDArray[np.float32], count: int, effort: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions and cosines of the nearest vectors; see `CandidateIndex`."""
+        positions = np.full((len(queries), count), -1, dtype=np.int64)
+        cosines = np.full((len(queries), count), -np.inf, dtype=np.float32)
+        for row, (query, clusters) in enumerate(zip(queries, self.nearest_clusters(queries, effort), strict=True)):
+            begins, ends = self.starts[clusters], self.starts[clusters + 1]
+            filled = np.cumsum(ends - begins)
+            scores = np.empty(filled[-1], dtype=np.float32)
+            done = 0
+            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+                np.dot(self._vectors[begin:end], query, out=scores[done : done + end - begin])
+                done += end - begin
+            best = np.argpartition(-scores, count - 1)[:count] if count < done else np.arange(done)
+            best = best[np.argsort(-scores[best], kind="stable")]
+            part = np.searchsorted(filled, best, side="right")
+            positions[row, : len(best)] = best + (ends - filled)[part]
+            cosines[row, : len(best)] = scores[best]
+            self._mapped.touched(scores.nbytes * self._vectors.shape[1])
+        return positions, cosines
+
+    def nearest_clusters(self, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+        """Clusters whose centres are nearest to each query: shape (q, count), int64, in ascending order."""
+        scores = queries @ self.centroids.T - self._halves
+        count = min(count, len(self.centroids))
+        nearest: NDArray[np.int64] = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+        return nearest
+
+    def members(self, cluster: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions of a cluster's vectors, shape (n,), int64, and the vectors, shape (n, dimension), float32."""
+        begin, end = self.starts[cluster : cluster + 2].tolist()
+        vectors = np.array(self._vectors[begin:end])
+        self._mapped.touched(vectors.nbytes)
+        return np.arange(begin, end), vectors
+
+    def close(self) -> None:
+        """Unmap the files."""
+        self._vectors = np.empty((0, 0), np.float32)
+        self._mapped.close()
+
+
+def _halves(centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What turns scalar products into an order by Euclidean distance."""
+    halves: NDArray[np.float32] = np.einsum("ij,ij->i", centroids, centroids) / 2
+    return halves

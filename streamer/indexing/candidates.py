@@ -1,0 +1,95 @@
+"""Making what finds candidates, of either kind, in the draft of a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.files import require_space
+from streamer.index import Draft, Manifest, VectorSpool, build_annoy, write_ivf
+from streamer.reduction import Reducer, fit_centroids
+from streamer.store import Store
+
+__all__ = ["located_blocks", "make_candidates"]
+
+# The size of Annoy's file by that of the vectors: 1.2 to 1.6 were measured with 30 trees; it grows in steps of a third.
+_ANNOY_OVERHEAD = 2.2
+_BLOCK_BYTES = 8 * 2**20
+# Rows that k-means sees for each cluster, all batches together, and in one batch at the least.
+_ROWS_A_CLUSTER = 300
+_BATCH_ROWS = 4096
+
+Located = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+def located_blocks(store: Store, output: str) -> Iterator[Located]:
+    """``(images, features)``: id, shard and row of each image, shape (n, 3), and its features, shape (n, d)."""
+    block_rows = max(1, _BLOCK_BYTES // (4 * store.feature_length(output)))
+    for ids, shards, rows in store.catalog.places(iter(lambda: block_rows, None)):
+        yield np.stack([ids, shards, rows], axis=1), store.rows(output, shards, rows)
+
+
+def make_candidates(
+    wanted: Manifest, draft: Draft, reducer: Reducer, blocks: Iterable[Located], check_stop: Callable[[], None]
+) -> None:
+    """Reduce the rows, and write the files of the index and ``images.npy`` in its order.
+
+    Parameters
+    ----------
+    wanted : Manifest
+    draft : Draft
+    reducer : Reducer
+    blocks : iterable
+        As `located_blocks` gives them.
+    check_stop : callable
+        Called now and then; may raise.
+    """
+    dimension = len(reducer.components)
+    make = _make_annoy if wanted.kind == "annoy" else _make_ivf
+    bytes_needed = (_ANNOY_OVERHEAD if wanted.kind == "annoy" else 2.0) * wanted.rows * 4 * dimension
+    # Annoy writes through a memory map: on a full disk that is not an error but the end of the process.
+    require_space(draft.path.parent, int(bytes_needed), f"indexing {wanted.rows} images")
+    make(wanted, draft, reducer, blocks, check_stop)
+
+
+def _make_annoy(
+    wanted: Manifest, draft: Draft, reducer: Reducer, blocks: Iterable[Located], check_stop: Callable[[], None]
+) -> None:
+    def vectors() -> Iterator[NDArray[np.float32]]:
+        with draft.writing_images(wanted.rows) as append:
+            for images, features in blocks:
+                append(images)
+                yield reducer.transform(features)
+
+    path = draft.path / "annoy.ann"
+    build_annoy(path, vectors(), len(reducer.components), trees=wanted.parts, seed=wanted.seed)
+
+
+def _make_ivf(
+    wanted: Manifest, draft: Draft, reducer: Reducer, blocks: Iterable[Located], check_stop: Callable[[], None]
+) -> None:
+    images = np.empty((wanted.rows, 3), dtype=np.int64)
+
+    def vectors() -> Iterator[NDArray[np.float32]]:
+        done = 0
+        for part, features in blocks:
+            images[done : done + len(part)] = part
+            done += len(part)
+            yield reducer.transform(features)
+
+    spool = VectorSpool(draft.path / "vectors.spool", len(reducer.components))
+    spool.fill(vectors())
+    total = max(spool.count, min(10 * spool.count, _ROWS_A_CLUSTER * wanted.parts))
+
+    def batches() -> Iterator[NDArray[np.float32]]:
+        for batch in spool.batches(max(_BATCH_ROWS, 2 * wanted.parts), total, wanted.seed):
+            check_stop()
+            yield batch
+
+    centroids = fit_centroids(batches(), wanted.parts, wanted.seed)
+    order = write_ivf(draft.path, spool, centroids, check_stop)
+    with draft.writing_images(wanted.rows) as append:
+        append(images[order])
+    spool.path.unlink()

@@ -1,0 +1,42 @@
+"""Rows of a store as queries, in blocks that fit into the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.neighbours import Neighbours
+from streamer.store import ShardMissingError, Store
+
+__all__ = ["query_blocks"]
+
+# Of the budget: the queries, a normalised copy, and what is kept of each while all rows pass by.
+_SHARE = 0.125
+# Beside an index, more at a time bring nothing.
+_BY_INDEX = 512
+
+
+def query_blocks(
+    store: Store, ids: NDArray[np.int64], neighbours: Neighbours, *, scans: bool
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Ids and features of the images of a store with these ids, shapes (n,) and (n, d); those gone are left out.
+
+    Where every block takes a scan of its own, blocks are as large as the budget allows.
+    """
+    output = store.spec.indexed
+    rows = max(1, int(_SHARE * neighbours.budget_bytes) // (4 * store.feature_length(output)))
+    step = rows if scans else min(rows, _BY_INDEX)
+    for start in range(0, len(ids), step):
+        try:
+            block = _read(store, output, ids[start : start + step])
+        except ShardMissingError:  # compact has just moved its rows
+            block = _read(store, output, ids[start : start + step])
+        yield block
+
+
+def _read(store: Store, output: str, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    with store.catalog.snapshot():
+        located = store.locate(ids)
+        return located[:, 0], store.rows(output, located[:, 1], located[:, 2])

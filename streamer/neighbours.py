@@ -1,0 +1,210 @@
+"""Features in, the nearest images out: by the published index or by a scan, as the store and the question ask for.
+
+An open `Neighbours` follows the generations that a nightly run publishes, and sees every commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.config import Search
+from streamer.errors import IndexMissingError
+from streamer.index import Generation, IvfIndex, Metric, TopOfBlock, current_generation, published_number
+from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact, newer_candidates
+from streamer.store import ShardMissingError, Store
+
+__all__ = ["Neighbours"]
+
+_LOG = logging.getLogger(__name__)
+# Each time that compact removes shards, once in 4 GiB and at its end, a scan begins again.
+_TRIES = 10
+# Queries that share one pass over the index: what they propose and the rows to rank it by are held together.
+_TOGETHER = 512
+# Multiplications that take a CPU longer than a GPU takes to get ready.
+_WORTH_A_GPU = 2 * 10**12
+
+
+class Neighbours:
+    """Search a store by features. Opens the published generation of its index.
+
+    Parameters
+    ----------
+    path : path-like
+        The store's folder.
+    top : callable, optional
+        What does the products of a scan in the place of numpy; see `streamer.index.TopOfBlock`.
+
+    Attributes
+    ----------
+    store : Store
+    generation : Generation or None
+        None before the first was published.
+    defaults : Search
+        How the last run over the store asked for queries to be answered.
+
+    Raises
+    ------
+    StoreMissingError, StoreCorruptError
+        If there is no readable store.
+    IndexMissingError
+        If its index is damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], top: TopOfBlock | None = None) -> None:
+        self.store = Store(path)
+        self.top = top
+        self._index: ReducedIndex | None = None
+        self._warned = False
+        try:
+            self.settings = self.store.catalog.settings()
+            self.store.map_at_most(self.budget_bytes // 4)
+            self.defaults = Search(**self.settings.get("search", {}))
+            self.generation: Generation | None = current_generation(self.store.path / "index")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Neighbours:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release index and store."""
+        if self._index is not None:
+            self._index.close()
+        self.store.close()
+
+    @property
+    def budget_bytes(self) -> int:
+        """The memory budget that the last run over the store was given."""
+        return int(self.settings.get("extract", {}).get("budget_bytes", 2**30))
+
+    def scans(self, exact: bool = False, metric: Metric | None = None) -> bool:
+        """Whether such a question is answered by a look at every row, not by way of an index."""
+        if exact or (metric or self.defaults.metric) == "l2":
+            return True
+        if self.generation is None and not self._warned:
+            _LOG.warning("%s: there is no index yet: every image is looked at", self.store.path)
+            self._warned = True
+        return self.generation is None or self.generation.manifest.kind == "exact"
+
+    def nearest(
+        self,
+        queries: NDArray[np.float32],
+        k: int | None = None,
+        candidates: int | None = None,
+        *,
+        exact: bool = False,
+        metric: Metric | None = None,
+        rerank: bool | None = None,
+    ) -> list[list[Neighbour]]:
+        """Find the images whose features are nearest to each query's.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (q, d), float32
+            Features of the indexed output, flattened.
+        k : int, optional
+            How many are wanted.
+        candidates : int, optional
+            How many the index proposes for the ranking.
+        exact : bool
+            Rank every image of the store instead of the index's candidates.
+        metric : {"cosine", "l2"}, optional
+            ``l2`` ranks by Euclidean distance, every image: an index knows angles only.
+        rerank : bool, optional
+            Rank by the full-precision features; otherwise by the reduced vectors of the index.
+
+        Returns
+        -------
+        list of list of Neighbour
+            For each query, best first, ties by key.
+        """
+        if not len(queries):
+            return []
+        self._follow()
+        k = k or self.defaults.k
+        scan = self.scans(exact, metric)
+        index = None if scan else self._open_index()
+        for attempt in range(_TRIES):
+            try:
+                with self.store.catalog.snapshot():  # a run may commit in the middle
+                    if index is None:
+                        top = self.top if len(self.store) * queries.size >= _WORTH_A_GPU else None
+                        return nearest_exact(self.store, queries, k, metric or self.defaults.metric, top=top)
+                    rerank = self.defaults.rerank if rerank is None else rerank
+                    return self._by_index(index, queries, k, candidates or self.defaults.candidates, rerank)
+            except ShardMissingError:  # compact has just moved its rows: a new look at the catalog finds them
+                if attempt == _TRIES - 1:
+                    raise
+        raise AssertionError
+
+    def inverted_file(self) -> tuple[IvfIndex, ReducedIndex] | None:
+        """The clusters of the published index, and what says which image stands where; None if it has none."""
+        self._follow()
+        if self.generation is None or self.generation.manifest.kind != "ivf":
+            return None
+        opened = self._open_index()
+        return (opened.index, opened) if isinstance(opened.index, IvfIndex) else None
+
+    def _by_index(
+        self, index: ReducedIndex, queries: NDArray[np.float32], k: int, candidates: int, rerank: bool
+    ) -> list[list[Neighbour]]:
+        assert self.generation is not None
+        measured = self.generation.manifest
+        newer = newer_candidates(self.store, queries, measured.newest_id, k)
+        found: list[list[Neighbour]] = []
+        for start in range(0, len(queries), _TOGETHER):
+            part = slice(start, start + _TOGETHER)
+            found += nearest_approximate(
+                self.store,
+                index,
+                queries[part],
+                k,
+                candidates=candidates,
+                effort=max(1, measured.effort * candidates // max(1, measured.candidates)),
+                rerank=rerank,
+                beside=None if newer is None else newer[part],
+            )
+        return found
+
+    def _follow(self) -> None:
+        """Take up the generation that is published now."""
+        try:
+            number = published_number(self.store.path / "index")
+            if number == (self.generation.number if self.generation else 0):
+                return
+            newer = current_generation(self.store.path / "index")
+        except IndexMissingError as error:
+            _LOG.warning("%s; the index that is open goes on answering", error)
+            return
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        self.generation = newer
+
+    def _open_index(self) -> ReducedIndex:
+        while self._index is None:
+            generation = self.generation
+            assert generation is not None
+            try:
+                generation.verify()
+                index = ReducedIndex(generation.manifest.kind, generation.path)
+                if index.rows != generation.manifest.rows:
+                    index.close()
+                    raise IndexMissingError(f"{generation.path}: holds {index.rows} images; run 'streamer index' again")
+                self._index = index
+            except IndexMissingError:  # two newer ones were published since, and it was removed
+                self.generation = current_generation(self.store.path / "index")
+                if self.generation is None or self.generation.number == generation.number:
+                    raise
+        return self._index

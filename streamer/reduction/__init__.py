@@ -1,0 +1,6 @@
+"""Fewer numbers for many: PCA of the features, and clusters of what it leaves. scikit-learn lives here only."""
+
+from streamer.reduction.kmeans import fit_centroids
+from streamer.reduction.pca import Reducer, block_sizes, fit, fit_bytes, unit_rows, usable_components
+
+__all__ = ["Reducer", "block_sizes", "fit", "fit_bytes", "fit_centroids", "unit_rows", "usable_components"]

@@ -1,0 +1,121 @@
+"""The nearest by way of the index: candidates, ranked at full precision.
+
+Images that are newer than the index are scanned beside it, all of them: an answer is never older than the store.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.index import cosines
+from streamer.retrieval.exact import scan
+from streamer.retrieval.ranking import Neighbour, Pool, locate, pool_of, rank, score
+from streamer.retrieval.reduced import ReducedIndex
+from streamer.store import Store
+
+__all__ = ["nearest_approximate", "newer_candidates"]
+
+
+def nearest_approximate(
+    store: Store,
+    index: ReducedIndex,
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    candidates: int,
+    effort: int,
+    rerank: bool = True,
+    beside: NDArray[np.int64] | None = None,
+) -> list[list[Neighbour]]:
+    """Find the k images nearest to each query, by way of the index.
+
+    Parameters
+    ----------
+    store : Store
+    index : ReducedIndex
+    queries : ndarray of shape (q, d), float32
+        Features of the indexed output, flattened.
+    k : int
+    candidates : int
+        How many the index proposes; raised to `k`, and doubled when images deleted since leave too few.
+    effort : int
+        How much of the index to look at, for that many candidates.
+    rerank : bool
+        Rank by the cosine of the stored features. Otherwise by that of the reduced vectors.
+    beside : ndarray of shape (q, m), int64, optional
+        Ids of further candidates, that the index does not hold; -1 where there are fewer.
+
+    Returns
+    -------
+    list of list of Neighbour
+        For each query, best first, ties by key.
+    """
+    found: list[list[Neighbour]] = [[] for _ in queries]
+    pending, asked = np.arange(len(queries)), max(k, candidates)
+    while len(pending):
+        part = queries[pending]
+        positions, near = index.candidates(part, asked, max(effort, effort * asked // max(1, candidates)))
+        owners, columns = np.nonzero(positions >= 0)
+        pool, there = _located(store, Pool(owners, index.images(positions[owners, columns])))
+        scores = score(store, part, pool) if rerank else near[owners, columns][there].astype(np.float64)
+        if beside is not None:
+            newer = pool_of(store, beside[pending])
+            newer_scores = score(store, part, newer) if rerank else _reduced_scores(store, index, part, newer)
+            order = np.argsort(np.append(pool.owners, newer.owners), kind="stable")
+            pool = Pool(np.append(pool.owners, newer.owners)[order], np.concatenate([pool.images, newer.images])[order])
+            scores = np.append(scores, newer_scores)[order]
+        ranked, short = rank(store, len(part), pool, scores, k)
+        for query, neighbours in zip(pending.tolist(), ranked, strict=True):
+            found[query] = neighbours
+        if asked >= index.rows:
+            break
+        pending, asked = pending[short], 2 * asked
+    return found
+
+
+def _located(store: Store, pool: Pool) -> tuple[Pool, NDArray[np.bool_]]:
+    """Find again what `compact` has moved since the index was made; a shard that is still there is unchanged.
+
+    Returns the images that are still there, as far as was looked, and which of the pool they are.
+    """
+    moved = ~np.isin(pool.images[:, 1], store.shard_numbers())
+    keep = np.ones(len(moved), dtype=bool)
+    if not moved.any():
+        return pool, keep
+    there, found = locate(store, pool.images[moved, 0])
+    images = pool.images.copy()
+    images[np.flatnonzero(moved)[there]] = found
+    keep[np.flatnonzero(moved)[~there]] = False
+    return Pool(pool.owners[keep], images[keep]), keep
+
+
+def _reduced_scores(store: Store, index: ReducedIndex, queries: NDArray[np.float32], pool: Pool) -> NDArray[np.float64]:
+    """Cosines in the reduced space of images that the index does not hold."""
+    rows = store.rows(store.spec.indexed, pool.images[:, 1], pool.images[:, 2])
+    return cosines(index.reducer.transform(queries), pool.owners, index.reducer.transform(rows))
+
+
+def newer_candidates(store: Store, queries: NDArray[np.float32], newest_id: int, k: int) -> NDArray[np.int64] | None:
+    """Find the images newer than an index that may be among the k nearest to each query, by a scan of all of them.
+
+    Parameters
+    ----------
+    store : Store
+    queries : ndarray of shape (q, d), float32
+    newest_id : int
+        Of the index.
+    k : int
+
+    Returns
+    -------
+    ndarray of shape (q, m), int64, or None
+        Ids; -1 where there are fewer. None when no image is newer.
+    """
+    if store.catalog.newest_id() <= newest_id:
+        return None
+    parts = list(scan(store, queries, k, newer_than=newest_id))
+    found = np.full((len(queries), max(ids.shape[1] for _, ids in parts)), -1, dtype=np.int64)
+    for part, ids in parts:
+        found[part, : ids.shape[1]] = ids
+    return found
