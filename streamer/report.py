@@ -22,6 +22,7 @@ _SIDE = 144
 _GAP = 8
 _CAPTION = 34
 _TEXT = 12
+_MOST_HITS = 20
 _INK, _FAINT, _PAPER, _ACCENT = (24, 24, 27), (113, 113, 122), (255, 255, 255), (37, 99, 235)
 
 
@@ -76,7 +77,7 @@ class _Placed(Protocol):
 
 
 def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[str] = ()) -> None:
-    """Draw one row for each query: the query, then its hits, best first, with scores (or distances) and labels.
+    """Draw one row for each query: the query, then its first 20 hits, with scores (or distances) and labels.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[s
     """
     from streamer.images.canvas import Canvas, thumbnail  # a run draws nothing and does without Pillow's fonts
 
-    columns = 1 + max((len(result.hits) for result in results), default=0)
+    columns = 1 + min(_MOST_HITS, max((len(result.hits) for result in results), default=0))
     cell_width, cell_height = _SIDE + _GAP, _SIDE + _CAPTION + _GAP
     canvas = Canvas(2 * _GAP + columns * cell_width + _GAP, _GAP + len(results) * cell_height, _PAPER)
     for row, result in enumerate(results):
@@ -98,7 +99,7 @@ def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[s
         _caption(canvas, _GAP, y, captions[row] if captions else "query", Path(result.query).name)
         if result.error is not None:
             canvas.text(2 * _GAP + cell_width, y, f"cannot be read: {result.error}", size=_TEXT, colour=_INK)
-        for place, hit in enumerate(result.hits, start=1):
+        for place, hit in enumerate(result.hits[:_MOST_HITS], start=1):
             x = 2 * _GAP + place * cell_width
             canvas.paste(thumbnail(hit.path, _SIDE), x, y)
             score = f"{hit.score:.4f}" if hit.distance is None else f"distance {hit.distance:.3f}"
