@@ -30,7 +30,8 @@ class Records:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8")  # noqa: SIM115 - lives on
+        file = tempfile.SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8")  # noqa: SIM115 - the command closes it
+        self._file = click.get_current_context().with_resource(file)
         self.count = 0
 
     def append(self, record: dict[str, Any]) -> None:

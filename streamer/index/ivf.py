@@ -21,6 +21,8 @@ from streamer.index.arrays import MappedArray, writing_array
 __all__ = ["IvfIndex", "VectorSpool", "write_ivf"]
 
 _BLOCK_BYTES = 4 * 2**20
+# Scores of the queries that share one pass.
+_SCORES_BYTES = 16 * 2**20
 
 
 class VectorSpool:
@@ -139,27 +141,57 @@ class IvfIndex:
         """Positions and cosines of the nearest vectors; see `CandidateIndex`."""
         positions = np.full((len(queries), count), -1, dtype=np.int64)
         cosines = np.full((len(queries), count), -np.inf, dtype=np.float32)
-        for row, (query, clusters) in enumerate(zip(queries, self.nearest_clusters(queries, effort), strict=True)):
-            begins, ends = self.starts[clusters], self.starts[clusters + 1]
-            filled = np.cumsum(ends - begins)
-            scores = np.empty(filled[-1], dtype=np.float32)
-            done = 0
-            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-                np.dot(self._vectors[begin:end], query, out=scores[done : done + end - begin])
-                done += end - begin
-            best = np.argpartition(-scores, count - 1)[:count] if count < done else np.arange(done)
-            best = best[np.argsort(-scores[best], kind="stable")]
-            part = np.searchsorted(filled, best, side="right")
-            positions[row, : len(best)] = best + (ends - filled)[part]
-            cosines[row, : len(best)] = scores[best]
-            self._mapped.touched(scores.nbytes * self._vectors.shape[1])
+        looked_at = len(self._vectors) * min(effort, self.full_effort) / self.full_effort
+        step = max(1, int(_SCORES_BYTES // (4 * looked_at)))
+        for start in range(0, len(queries), step):
+            part = slice(start, start + step)
+            found, scores = self._among_nearest(queries[part], count, effort)
+            positions[part, : found.shape[1]], cosines[part, : found.shape[1]] = found, scores
         return positions, cosines
+
+    def _among_nearest(
+        self, queries: NDArray[np.float32], count: int, probes: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Shape (q, <= count): each cluster is read once, for all the queries that look into it."""
+        clusters = self.nearest_clusters(queries, probes)
+        begins, sizes = self.starts[clusters], self.starts[clusters + 1] - self.starts[clusters]
+        ends = np.cumsum(sizes, axis=1)  # where a cluster's scores end in the line of the query
+        width = int(ends[:, -1].max())
+        # No cosine is below -1. One number for all that is missing would make the partition below slow.
+        scores = np.tile(np.linspace(-3, -2, width, dtype=np.float32), (len(queries), 1))
+        order = np.argsort(clusters, axis=None, kind="stable")
+        groups = np.flatnonzero(np.diff(clusters.ravel()[order], prepend=-1)).tolist()
+        places = list(zip((order // clusters.shape[1]).tolist(), (ends - sizes).ravel()[order].tolist(), strict=True))
+        for first, last in zip(groups, [*groups[1:], len(order)], strict=True):
+            begin, size = int(begins.flat[order[first]]), int(sizes.flat[order[first]])
+            vectors = self._vectors[begin : begin + size]
+            if last - first == 1:
+                query, place = places[first]
+                np.dot(vectors, queries[query], out=scores[query, place : place + size])
+                continue
+            products = queries[[query for query, _ in places[first:last]]] @ vectors.T
+            for (query, place), line in zip(places[first:last], products, strict=True):
+                scores[query, place : place + size] = line
+        self._mapped.touched(int(sizes.sum()) * self._vectors.shape[1] * 4)
+        count = min(count, width)
+        best = np.argpartition(scores, width - count, axis=1)[:, width - count :]
+        near = np.take_along_axis(scores, best, axis=1)
+        best = np.take_along_axis(best, np.argsort(-near, axis=1, kind="stable"), axis=1)
+        near = np.take_along_axis(scores, best, axis=1)
+        lines = width * np.arange(len(queries))[:, None]
+        which = np.searchsorted((ends + lines).ravel(), best + lines, side="right")
+        which = which.clip(max=ends.size - 1)  # beyond the end of the last line
+        positions = best - (ends - sizes).ravel()[which] + begins.ravel()[which]
+        missing = near < -1.5
+        return np.where(missing, -1, positions), np.where(missing, np.float32(-np.inf), near)
 
     def nearest_clusters(self, queries: NDArray[np.float32], count: int) -> NDArray[np.int64]:
         """Clusters whose centres are nearest to each query: shape (q, count), int64, in ascending order."""
         scores = queries @ self.centroids.T - self._halves
         count = min(count, len(self.centroids))
-        nearest: NDArray[np.int64] = np.sort(np.argpartition(-scores, count - 1, axis=1)[:, :count], axis=1)
+        nearest: NDArray[np.int64] = np.sort(
+            np.argpartition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count :], axis=1
+        )
         return nearest
 
     def members(self, cluster: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -14,8 +14,6 @@ from streamer.store import Store
 
 __all__ = ["located_blocks", "make_candidates"]
 
-# The size of Annoy's file by that of the vectors: 1.2 to 1.6 were measured with 30 trees; it grows in steps of a third.
-_ANNOY_OVERHEAD = 2.2
 _BLOCK_BYTES = 8 * 2**20
 # Rows that k-means sees for each cluster, all batches together, and in one batch at the least.
 _ROWS_A_CLUSTER = 300
@@ -48,7 +46,10 @@ def make_candidates(
     """
     dimension = len(reducer.components)
     make = _make_annoy if wanted.kind == "annoy" else _make_ivf
-    bytes_needed = (_ANNOY_OVERHEAD if wanted.kind == "annoy" else 2.0) * wanted.rows * 4 * dimension
+    # A node of Annoy is as large as a vector, and there are about 4.5 for each tree and `dimension` vectors; its file
+    # grows in steps of a third. An inverted file is written twice.
+    overhead = 1.35 * (1 + 4.5 * wanted.parts / dimension) if wanted.kind == "annoy" else 2.0
+    bytes_needed = overhead * wanted.rows * 4 * (dimension + 3)
     # Annoy writes through a memory map: on a full disk that is not an error but the end of the process.
     require_space(draft.path.parent, int(bytes_needed), f"indexing {wanted.rows} images")
     make(wanted, draft, reducer, blocks, check_stop)
