@@ -164,7 +164,11 @@ class ShardReader:
         else:
             if len(self._mapped) >= _MAPPED_FILES:
                 self._unmap()
-            self._mapped[key] = MappedRows.of(shard_path(self._folder, shard), self._file(shard)["features"][output])
+            dataset = self._file(shard)["features"][output]
+            try:
+                self._mapped[key] = MappedRows.of(shard_path(self._folder, shard), dataset)
+            except FileNotFoundError:  # compact has just removed it: HDF5 still has it open
+                self._mapped[key] = None
             for each in self._maps():
                 each.expect(random=not self._all_fit())
         return self._mapped[key]

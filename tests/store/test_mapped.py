@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,24 @@ def test_a_store_maps_no_more_than_it_may(
             np.testing.assert_array_equal(store.rows("fc2", *places[chosen, 1:].T), values[chosen])
             held = sum(mapped.touched_bytes for mapped in store._reader._maps())
             assert held <= n_bytes or n_bytes == 2**30
+
+
+def test_a_shard_that_compact_removes_while_it_is_open_goes_on_being_read(
+    open_writer: Callable[..., StoreWriter], tmp_path: Path
+) -> None:
+    """It had been opened as HDF5 and not yet been mapped: the file was called missing."""
+    values = np.random.default_rng(3).normal(size=(50, 8)).astype(np.float32)
+    with open_writer() as writer:
+        writer.append(feature_batch([f"{number:03d}" for number in range(50)], values))
+    with Store(tmp_path / "a.store") as store:
+        places = store.images()
+        np.testing.assert_array_equal(store.rows("fc2", *places[:10, 1:].T), values[:10])
+        if sys.platform == "win32":
+            pytest.skip("Windows removes no file that is open")
+        (shard,) = (tmp_path / "a.store" / "features").iterdir()
+        shard.unlink()
+        chosen = np.array([40, 3, 17])
+        np.testing.assert_array_equal(store.rows("fc2", *places[chosen, 1:].T), values[chosen])
 
 
 @pytest.mark.parametrize("options", [{"compression": "gzip"}, {"shuffle": True}, {"chunks": (4, 2)}])
