@@ -15,7 +15,7 @@ __all__ = ["Tuned", "calibrate", "recall_of"]
 
 _LOG = logging.getLogger(__name__)
 
-_QUERIES = 200
+_QUERIES = 400
 _QUERY_BYTES = 32 * 2**20
 _K = 10
 # Steps between the last doubling that was too little and the first that was enough.
@@ -24,10 +24,23 @@ _REFINEMENTS = 3
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search looks at, and the recall@10 that this gave on the sampled queries."""
+    """What a search looks at, and the recall@10 that this gave on the sampled queries.
+
+    Attributes
+    ----------
+    effort : int
+    recall : float
+    error : float
+        Standard error of it, as other queries would give another.
+    """
 
     effort: int
     recall: float
+    error: float
+
+    def reaches(self, recall: float) -> bool:
+        """Whether it is that good, and not by the luck of the sample."""
+        return self.recall - self.error >= recall
 
 
 def recall_of(found: Sequence[Neighbour], truth: Sequence[Neighbour]) -> float:
@@ -68,22 +81,23 @@ def calibrate(store: Store, index: ReducedIndex, *, candidates: int, recall: flo
 
     def measured(effort: int) -> Tuned:
         found = nearest_approximate(store, index, queries, _K, candidates=candidates, effort=effort)
-        reached = float(np.mean([recall_of(*pair) for pair in zip(found, truths, strict=True)]))
-        _LOG.debug("effort %d: recall@10 %.4f", effort, reached)
-        return Tuned(effort, reached)
+        each = [recall_of(*pair) for pair in zip(found, truths, strict=True)]
+        tuned = Tuned(effort, float(np.mean(each)), float(np.std(each) / np.sqrt(len(each))))
+        _LOG.debug("effort %d: recall@10 %.4f +- %.4f", effort, tuned.recall, tuned.error)
+        return tuned
 
     if effort is not None:
         return measured(effort)
     below, tuned = None, measured(index.index.first_effort(candidates))
-    while tuned.recall < recall and tuned.effort < index.index.full_effort:
+    while not tuned.reaches(recall) and tuned.effort < index.index.full_effort:
         more = measured(min(2 * tuned.effort, index.index.full_effort))
         if more.recall <= tuned.recall:  # it is the candidates that are too few
             return tuned
         below, tuned = tuned, more
-    if tuned.recall < recall:
+    if not tuned.reaches(recall):
         return tuned
     for _ in range(_REFINEMENTS if below else 0):
         assert below is not None
         middle = measured((below.effort + tuned.effort) // 2)
-        below, tuned = (below, middle) if middle.recall >= recall else (middle, tuned)
+        below, tuned = (below, middle) if middle.reaches(recall) else (middle, tuned)
     return tuned
