@@ -25,6 +25,7 @@ def nearest_exact(
     k: int,
     metric: Metric = "cosine",
     *,
+    among: NDArray[np.int64] | None = None,
     top: TopOfBlock | None = None,
 ) -> list[list[Neighbour]]:
     """Find the k images nearest to each query, by a scan of all of them.
@@ -36,6 +37,8 @@ def nearest_exact(
         Features of the indexed output, flattened.
     k : int
     metric : {"cosine", "l2"}
+    among : ndarray of shape (m,), int64, optional
+        Ids of the images to look at, all by default: one part of a store can be searched with the other.
     top : callable, optional
         As in `streamer.index.exact_candidates`.
 
@@ -45,7 +48,7 @@ def nearest_exact(
         For each query, best first, ties by key.
     """
     found: list[list[Neighbour]] = [[] for _ in queries]
-    for part, ids in scan(store, queries, k, metric, top=top):
+    for part, ids in scan(store, queries, k, metric, among=among, top=top):
         pool = pool_of(store, ids)
         ranked, _ = rank(store, len(part), pool, score(store, queries[part], pool, metric), k)
         if metric == "l2":
@@ -71,9 +74,10 @@ def scan(
     metric: Metric = "cosine",
     *,
     newer_than: int = 0,
+    among: NDArray[np.int64] | None = None,
     top: TopOfBlock | None = None,
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int64]]]:
-    """Look at every image with an id above `newer_than`, for those that may be among the k nearest.
+    """Look at every image with an id above `newer_than`, and `among` these, for those that may be among the k nearest.
 
     Yields
     ------
@@ -90,7 +94,17 @@ def scan(
         for start in range(0, len(pending), step):
             part = pending[start : start + step]
             blocks = store.blocks(output, scan_rows(store, output), newer_than)
+            if among is not None:
+                blocks = _only(blocks, among)
             best = exact_candidates(queries[part], blocks, k, metric, margin=margin, top=top)
             yield part[~best.undecided], best.ids[~best.undecided]
             undecided.append(part[best.undecided])
         pending, margin = np.concatenate(undecided), 8 * margin
+
+
+def _only(
+    blocks: Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]], ids: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    for block, rows in blocks:
+        wanted = np.isin(block, ids)
+        yield block[wanted], rows[wanted]
