@@ -1,8 +1,8 @@
 """A library in clusters: ``python scripts/clusters.py FOLDER [--set KEY=VALUE]``.
 
 Runs ``configs/clusters.yaml`` (PCA, k-means, cosine within the cluster of the query) over a folder of photos, draws
-each cluster, and asks for photos drawn at random. Says how pure the clusters are by label, and what looking into one cluster
-costs in recall: ``--set index.probes=auto`` looks into as many as `search.recall` takes.
+each cluster, and asks for photos drawn at random. Says how pure the clusters are by label, and what looking
+into one cluster costs in recall: ``--set index.probes=auto`` looks into as many as `search.recall` takes.
 
 Writes ``clusters/`` with a picture of each cluster, ``cluster_searches.png``, and the store beside them.
 """

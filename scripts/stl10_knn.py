@@ -83,10 +83,8 @@ def main() -> None:
             top=neighbours.top,
         )
         seconds = time.perf_counter() - began
-        say(
-            f"{len(asked)} x {len(rest)} x {queries.shape[1]}, k = {config.search.k}: {seconds:.2f} s, this process now "
-            f"holds {resident_bytes() / 1e6:.0f} MB"
-        )
+        size = f"{len(asked)} x {len(rest)} x {queries.shape[1]}, k = {config.search.k}"
+        say(f"{size}: {seconds:.2f} s; this process holds {resident_bytes() / 1e6:.0f} MB")
         _report(neighbours.store, held[asked, 0], found, arguments)
 
 
