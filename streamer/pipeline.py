@@ -26,7 +26,7 @@ from streamer.errors import (
 )
 from streamer.extraction import Extractor, ExtractSettings, Network
 from streamer.files import require_space
-from streamer.images.sources import FolderSource
+from streamer.images import FolderSource, Stl10Source
 from streamer.index import annoy_installed, current_generation, require_annoy
 from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
@@ -168,7 +168,7 @@ class _Job:
     def _told(self, stages: Sequence[str]) -> Iterator[RunRecord]:
         """Say in log and catalog what began and how it ended."""
         command = "run" if len(stages) > 1 else stages[0]
-        _LOG.info("streamer %s: %s to %s", command, self.config.source.folder, self.config.store)
+        _LOG.info("streamer %s: %s to %s", command, self.config.source.place, self.config.store)
         try:
             with recorded(self.config.store, command) as record:
                 yield record
@@ -287,19 +287,21 @@ class _Job:
         held = writer.catalog.count("images")
         if changes.seen == 0 and gone and not source.allow_empty:
             raise StreamerError(
-                f"{source.folder}: holds no images at all, but the store holds {held}: nothing was changed. Is the "
+                f"{source.place}: holds no images at all, but the store holds {held}: nothing was changed. Is the "
                 "disk mounted? If the images are really gone, run once with --set source.allow_empty=true"
             )
         lost = gone - changes.likely_moved()
         if lost > source.max_removed * held and changes.seen:
             raise StreamerError(
-                f"{source.folder}: {lost} of the {held} images in the store are gone, more than source.max_removed "
+                f"{source.place}: {lost} of the {held} images in the store are gone, more than source.max_removed "
                 f"allows ({source.max_removed:.0%}): nothing was changed. Is part of the library not mounted? If the "
                 "images are really gone, run once with --set source.max_removed=1"
             )
 
-    def _source(self) -> FolderSource:
+    def _source(self) -> FolderSource | Stl10Source:
         folder, exclude = self.config.source.folder, list(self.config.source.exclude)
+        if folder is None:
+            return Stl10Source(self.config.source.place)
         if self.config.store.is_relative_to(folder):
             inner = self.config.store.relative_to(folder).as_posix()
             if inner == ".":

@@ -33,7 +33,7 @@ def explain(error: ValidationError, origins: Mapping[tuple[str | int, ...], str]
         origin = next(
             (origins[location[:depth]] for depth in range(len(location), 0, -1) if location[:depth] in origins), file
         )
-        section, key = ".".join(map(str, location[:-1])), str(location[-1])
+        section, key = ".".join(map(str, location[:-1])), str(location[-1] if location else "")
         name = ".".join(map(str, location))
         given = fault["input"]
         if fault["type"] == "extra_forbidden":
@@ -45,7 +45,7 @@ def explain(error: ValidationError, origins: Mapping[tuple[str | int, ...], str]
             choices = _choices_at(location)
             text = f"{name}: {given!r} is not one of {', '.join(choices)}{_nearest(str(given), choices)}"
         elif fault["type"] == "value_error":
-            text = f"{name}: {fault['ctx']['error']}"
+            text = f"{name}: {fault['ctx']['error']}" if location else str(fault["ctx"]["error"])
         elif fault["type"] in ("model_type", "dict_type"):
             text = f"{name}: {given!r} stands where a section with keys should: {', '.join(_keys_at(location))}"
         else:
@@ -57,7 +57,6 @@ def explain(error: ValidationError, origins: Mapping[tuple[str | int, ...], str]
 _HELP = {
     "store": "the folder that will hold features and index, for example ./photos.store",
     "source": "where the photos are, for example {folder: ~/Pictures}",
-    "source.folder": "the folder with the photos",
 }
 
 

@@ -70,12 +70,30 @@ class _Section(BaseModel):
 class Source(_Section):
     """Where the images are."""
 
-    folder: PathFromBase = Field(description="searched recursively; label = name of the parent folder")
+    folder: PathFromBase | None = Field(None, description="searched recursively; label = name of the parent folder")
+    stl10: PathFromBase | None = Field(None, description="a file of images in STL-10's binary format")
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
     max_removed: Annotated[float, BeforeValidator(_fraction)] = Field(
         0.3, ge=0, le=1, description="share of the library that one run may drop; more is taken for a mishap"
     )
     allow_empty: bool = Field(False, description="whether a source without a single image is what it seems")
+
+    @property
+    def place(self) -> Path:
+        """The folder or file."""
+        place = self.folder or self.stl10
+        assert place is not None
+        return place
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        given = [name for name in ("folder", "stl10") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"both {' and '.join(given)} are given" if given else "neither folder nor stl10 is given"
+            raise ValueError(f"{found}; give the one that says where the photos are, for example folder: ~/Pictures")
+        if self.exclude and self.folder is None:
+            raise ValueError("exclude is for the files of a folder; leave it out with stl10")
+        return self
 
 
 class Images(_Section):
