@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import Interrupted
-from streamer.joins.queries import query_blocks
+from streamer.joins.queries import queries_at_once, query_blocks
 from streamer.neighbours import Neighbours
 from streamer.records import Hit, Progress
 from streamer.retrieval import Neighbour, score_entries, to_hits
@@ -100,21 +100,24 @@ def duplicates(
     distinct = _join_same_bytes(places, forest)
     asked = np.zeros(len(places), dtype=bool)
     overflown = done = 0
-    for ids, features in query_blocks(store, places[distinct, 0], neighbours, scans=neighbours.scans()):
+    for ids, features in query_blocks(store, places[distinct, 0], neighbours, _FIRST_K, scans=neighbours.scans()):
         if should_stop():
             raise Interrupted("stopped before all images were compared")
         done += len(ids)
         pending, k = np.flatnonzero(~asked[forest.places(ids)]), _FIRST_K
         while len(pending):
-            found = neighbours.nearest(features[pending], k, max(k, neighbours.defaults.candidates), rerank=True)
             more = []
-            for query, each in zip(pending.tolist(), found, strict=True):
-                near = [one for one in each if one.score >= threshold]
-                forest.join(int(ids[query]), [one.entry.id for one in near])
-                same = forest.places(np.array([one.entry.id for one in near if one.score >= _SAME], dtype=np.int64))
-                asked[same] = True
-                if len(near) == k:
-                    more.append(query)
+            step = queries_at_once(neighbours, k)
+            for start in range(0, len(pending), step):
+                part = pending[start : start + step]
+                found = neighbours.nearest(features[part], k, max(k, neighbours.defaults.candidates), rerank=True)
+                for query, each in zip(part.tolist(), found, strict=True):
+                    near = [one for one in each if one.score >= threshold]
+                    forest.join(int(ids[query]), [one.entry.id for one in near])
+                    same = forest.places(np.array([one.entry.id for one in near if one.score >= _SAME], dtype=np.int64))
+                    asked[same] = True
+                    if len(near) == k:
+                        more.append(query)
             pending, k = np.array(more, dtype=np.intp), 4 * k
             if k > _MOST_K:
                 overflown += len(pending)

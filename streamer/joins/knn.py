@@ -98,7 +98,7 @@ def knn_graph(
     facts = {"metric": metric, "exact": scans, "store": str(store.path), "queries": str(queries.path)}
     done = 0
     with writing_graph(target, store, queries, ids, k, facts) as graph:
-        for block, features in query_blocks(queries, ids, neighbours, scans=scans):
+        for block, features in query_blocks(queries, ids, neighbours, k + own, scans=scans):
             if should_stop():
                 raise Interrupted(f"stopped; {target} was not written")
             found = neighbours.nearest(features, k + own, candidates, exact=exact, metric=metric)
