@@ -23,8 +23,6 @@ _LOG = logging.getLogger(__name__)
 # Neighbours to ask for at first; as long as the last is a near-duplicate, four times as many.
 _FIRST_K = 8
 _MOST_K = 2048
-# A cosine that is 1 in all the digits that are kept: what is near to the one is as near to the other.
-_SAME = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,13 +96,12 @@ def duplicates(
     places = store.images()
     forest = _Forest(places[:, 0])
     distinct = _join_same_bytes(places, forest)
-    asked = np.zeros(len(places), dtype=bool)
     overflown = done = 0
     for ids, features in query_blocks(store, places[distinct, 0], neighbours, _FIRST_K, scans=neighbours.scans()):
         if should_stop():
             raise Interrupted("stopped before all images were compared")
         done += len(ids)
-        pending, k = np.flatnonzero(~asked[forest.places(ids)]), _FIRST_K
+        pending, k = np.arange(len(ids)), _FIRST_K
         while len(pending):
             more = []
             step = queries_at_once(neighbours, k)
@@ -114,8 +111,6 @@ def duplicates(
                 for query, each in zip(part.tolist(), found, strict=True):
                     near = [one for one in each if one.score >= threshold]
                     forest.join(int(ids[query]), [one.entry.id for one in near])
-                    same = forest.places(np.array([one.entry.id for one in near if one.score >= _SAME], dtype=np.int64))
-                    asked[same] = True
                     if len(near) == k:
                         more.append(query)
             pending, k = np.array(more, dtype=np.intp), 4 * k
