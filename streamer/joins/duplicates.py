@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -174,8 +175,8 @@ class _Forest:
         """Ids of each set with more than one member, ascending; sets by their first."""
         roots = np.array([self._root(place) for place in range(len(self._ids))], dtype=np.intp)
         order = np.argsort(roots, kind="stable")
-        starts = np.flatnonzero(np.diff(roots[order], prepend=-1))
-        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        bounds = np.flatnonzero(np.diff(roots[order], prepend=-1, append=-1))
+        for start, end in pairwise(bounds.tolist()):
             if end - start > 1:
                 yield self._ids[order[start:end]]
 
