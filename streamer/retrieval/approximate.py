@@ -38,7 +38,8 @@ def nearest_approximate(
         Features of the indexed output, flattened.
     k : int
     candidates : int
-        How many the index proposes; raised to `k`, and doubled when images deleted since leave too few.
+        How many the index proposes; raised to `k`, and doubled when it finds too few, or images deleted since leave
+        too few.
     effort : int
         How much of the index to look at, for that many candidates.
     rerank : bool
@@ -55,7 +56,8 @@ def nearest_approximate(
     pending, asked = np.arange(len(queries)), max(k, candidates)
     while len(pending):
         part = queries[pending]
-        positions, near = index.candidates(part, asked, max(effort, effort * asked // max(1, candidates)))
+        looked = min(max(effort, effort * asked // max(1, candidates)), max(effort, index.index.full_effort))
+        positions, near = index.candidates(part, asked, looked)
         owners, columns = np.nonzero(positions >= 0)
         pool, there = _located(store, Pool(owners, index.images(positions[owners, columns])))
         scores = score(store, part, pool) if rerank else near[owners, columns][there].astype(np.float64)
@@ -68,7 +70,7 @@ def nearest_approximate(
         ranked, short = rank(store, len(part), pool, scores, k)
         for query, neighbours in zip(pending.tolist(), ranked, strict=True):
             found[query] = neighbours
-        if asked >= index.rows:
+        if asked >= index.rows and looked >= index.index.full_effort:
             break
         pending, asked = pending[short], 2 * asked
     return found
