@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import numpy as np
 from streamer.errors import IndexMissingError
 from streamer.neighbours import Neighbours
 from streamer.retrieval import Neighbour
-from streamer.store import Entry
 
 __all__ = ["Cluster", "clusters"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Cluster:
 
 
 def clusters(neighbours: Neighbours, shown: int = 24) -> Iterator[Cluster]:
-    """List the clusters of the published index; images that are gone since are left out.
+    """List the clusters of the published index; images that are gone since are left out, newer ones are in none yet.
 
     Parameters
     ----------
@@ -72,17 +74,23 @@ def clusters(neighbours: Neighbours, shown: int = 24) -> Iterator[Cluster]:
             "'streamer index CONFIG' (and 'streamer reduce CONFIG' first, if there was no index with PCA)"
         )
     ivf, reduced = index
+    store = neighbours.store
+    assert neighbours.generation is not None
+    _, newer = store.catalog.count_since(neighbours.generation.manifest.newest_id)
+    if newer:
+        _LOG.warning("%d images are newer than the index and in no cluster; run 'streamer index CONFIG'", newer)
     for number in range(len(ivf.centroids)):
         positions, vectors = ivf.members(number)
         centre = ivf.centroids[number] / max(float(np.linalg.norm(ivf.centroids[number])), 1e-12)
         cosines = vectors @ centre
-        images = reduced.images(positions).tolist()
-        names = neighbours.store.catalog.names([number for number, *_ in images])
+        images = reduced.images(positions)[:, 0].tolist()
+        names = store.catalog.names(images)
         labels = Counter(label for _, _, label in names.values())
-        live = [place for place in np.argsort(-cosines, kind="stable").tolist() if images[place][0] in names]
-        central = []
-        for place in live[:shown]:
-            image, shard, row = images[place]
-            entry = Entry(image, *names[image], shard, row)
-            central.append(Neighbour(entry, round(float(cosines[place]), 6)))
+        live = [place for place in np.argsort(-cosines, kind="stable").tolist() if images[place] in names]
+        entries = store.entries([images[place] for place in live[:shown]])
+        central = [
+            Neighbour(entries[images[place]], round(float(cosines[place]), 6))
+            for place in live[:shown]
+            if images[place] in entries
+        ]
         yield Cluster(number, len(live), dict(labels.most_common()), central)
