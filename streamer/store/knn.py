@@ -17,6 +17,7 @@ from streamer.store.store import Store
 __all__ = ["writing_graph"]
 
 _CHUNK_ROWS = 1024
+_CHUNK_BYTES = 2**20
 _NAMES = 10_000
 
 
@@ -30,7 +31,7 @@ class GraphFile:
     """
 
     def __init__(self, file: h5py.File, rows: int, k: int) -> None:
-        chunks = (min(_CHUNK_ROWS, max(1, rows)), k)
+        chunks = (max(1, min(_CHUNK_ROWS, rows, _CHUNK_BYTES // (8 * k))), k)
         self._ids = file.create_dataset("ids", (rows, k), np.int64, chunks=chunks, fillvalue=-1)
         self._distances = file.create_dataset("distances", (rows, k), np.float32, chunks=chunks, fillvalue=np.nan)
         self._done = 0
