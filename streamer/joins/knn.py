@@ -83,7 +83,7 @@ def knn_graph(
     """
     began = time.monotonic()
     store, own = neighbours.store, queries is None
-    queries = queries or store
+    queries = store if queries is None else queries  # an empty store is false
     differences = queries.spec.differences(store.spec)
     if differences:
         raise FingerprintMismatchError(
