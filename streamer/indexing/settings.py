@@ -93,7 +93,7 @@ class IndexSettings:
 def _auto_trees(rows: int, recall: float) -> int:
     """Ten for each power of ten above a hundred; half as many again where hardly a neighbour may be missed."""
     trees = 10 * (math.log10(max(rows, 1000)) - 2)
-    return round(trees * (1.5 if recall >= 0.99 else 1.0))
+    return round(trees * (1.5 if recall > 0.99 else 1.0))
 
 
 def _auto_clusters(rows: int) -> int:

@@ -53,7 +53,8 @@ def nearest_approximate(
         For each query, best first, ties by key.
     """
     found: list[list[Neighbour]] = [[] for _ in queries]
-    pending, asked = np.arange(len(queries)), max(k, candidates)
+    # Without a ranking to come, more than the answer would be found in vain.
+    pending, asked = np.arange(len(queries)), max(k, candidates) if rerank else k
     while len(pending):
         part = queries[pending]
         looked = min(max(effort, effort * asked // max(1, candidates)), max(effort, index.index.full_effort))
