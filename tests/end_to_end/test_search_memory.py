@@ -31,12 +31,13 @@ with Store(sys.argv[1]) as store:
 
 def write(path: Path, rows: int, seed: int) -> None:
     random = np.random.default_rng(seed)
-    centres = random.normal(size=(50, LENGTH)).astype(np.float32)
+    centres, mix = (random.normal(size=(count, LENGTH)).astype(np.float32) for count in (50, 16))
     with StoreWriter(path, spec(LENGTH), engine="test", limits="none") as writer:
         for start in range(0, rows, 1000):
             count = min(1000, rows - start)
-            noise = random.standard_normal((count, LENGTH), dtype=np.float32)
-            block = centres[random.integers(0, 50, count)] + 0.5 * noise
+            around = 0.2 * random.standard_normal((count, 16), dtype=np.float32) @ mix
+            noise = 0.05 * random.standard_normal((count, LENGTH), dtype=np.float32)
+            block = centres[random.integers(0, 50, count)] + around + noise
             writer.append(feature_batch([f"{number:06d}.jpg" for number in range(start, start + count)], block))
         with writer.catalog.transaction():
             writer.catalog.set_settings({"extract": {"budget_bytes": 128 * MIB}})
