@@ -121,9 +121,9 @@ def duplicates(
         progress("duplicates", done, len(distinct))
     if overflown:
         _LOG.warning(
-            "%d images have more than %d near-duplicates each: groups as large as that may come out in several; "
+            "%d images have at least %d near-duplicates each: groups as large as that may come out in several; "
             "a higher threshold tells them apart",
-            *(overflown, _MOST_K // 4),
+            *(overflown, _MOST_K - 1),
         )
     for members in forest.groups():
         group = _group(neighbours, members)
