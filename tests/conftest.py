@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
@@ -12,8 +13,10 @@ import pytest
 import yaml
 
 from streamer.config import Config, load_config
+from streamer.index import Generation, annoy_installed
+from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.records import FeatureBatch, ImageRef
-from streamer.store import FeatureSpec, StoreWriter
+from streamer.store import CatalogWriter, FeatureSpec, Store, StoreWriter
 
 # Chosen before any test imports Keras: no test may use a GPU by accident or depend on one.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -81,3 +84,39 @@ def open_writer(tmp_path: Path) -> Callable[..., StoreWriter]:
         return StoreWriter(tmp_path / "a.store", spec(length), **options)  # type: ignore[arg-type]
 
     return open_
+
+
+def write_features(
+    path: Path, rows: np.ndarray, keys: Sequence[str] | None = None, *, shard_rows: int = 100, first: int = 0
+) -> None:
+    """Put features into a store, under numbered keys, some in each shard."""
+    keys = keys or [f"c{number % 3}/{number:04d}.jpg" for number in range(first, first + len(rows))]
+    with StoreWriter(path, spec(rows.shape[1]), engine="test", limits="none") as writer:
+        for start in range(0, len(rows), shard_rows):
+            part = slice(start, start + shard_rows)
+            writer.append(feature_batch(keys[part], rows[part]))
+            writer.commit()
+
+
+def remember(path: Path, budget_bytes: int = 2**30, **search: object) -> None:
+    """Have a store answer queries so, as after a run."""
+    with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
+        catalog.set_settings({"search": search, "extract": {"budget_bytes": budget_bytes}})
+
+
+def delete(path: Path, keys: Sequence[str]) -> None:
+    """Drop images, as if they were gone from the source."""
+    with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog, catalog.transaction():
+        catalog.execute(f"DELETE FROM images WHERE key IN ({','.join('?' * len(keys))})", list(keys))
+
+
+def publish_index(path: Path, kind: str, *, components: int = 16, effort: int | None = None) -> Generation:
+    """Publish an index of a store; skips the test where annoy is asked for and not installed."""
+    if kind == "annoy" and not annoy_installed():
+        pytest.skip("annoy is not installed on this platform")
+    settings = IndexSettings(kind, components, False, None, effort, 0, 50, 0.99)
+    with Store(path) as store:
+        builder = IndexBuilder(store, settings, 2**30, lambda *_: None, lambda: False)
+        if kind != "exact":
+            builder.reduce()
+        return builder.build()
