@@ -72,6 +72,27 @@ def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "device: {{ device }}\n",
             "a.yaml:3: a key is plain text here; put quotes around a value that begins with a brace",
         ),
+        *(
+            (
+                f"index: {{{kind}{name}: 3}}\n",
+                f"a.yaml:3: index: {name} belongs to kind: {owner}; set that, or leave {name} out",
+            )
+            for name, owner, kind in (
+                ("clusters", "ivf", ""),
+                ("probes", "ivf", "kind: annoy, "),
+                ("clusters", "ivf", "kind: exact, "),
+                ("trees", "annoy", "kind: ivf, "),
+                ("search_k", "annoy", "kind: exact, "),
+            )
+        ),
+        (
+            "a.yaml:3: index.kind: 'faiss' is not one of annoy, ivf, exact (known: annoy, ivf, exact)",
+        ),
+        (
+            "index: {kind: ivf, clusters: 0}\n",
+            "a.yaml:3: index.clusters: 0: input should be greater than or equal to 1",
+        ),
+        ("search: {metric: l1}\n", "a.yaml:3: search.metric: 'l1' is not one of cosine, l2 (did you mean 'l2'?)"),
         ("search: [\n", "a.yaml:4: expected the node content, but found '<stream end>'"),
     ],
 )
@@ -160,3 +181,30 @@ def test_the_reference_in_the_readme_is_complete_and_states_the_defaults(tmp_pat
         return set(section) | inner
 
     assert keys(yaml.safe_load(reference)) == keys(load_config(write(tmp_path, minimal)).model_dump())
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "{trees: 3, search_k: 100}",  # where annoy is the default
+        "{kind: annoy, trees: auto, search_k: 5}",
+        "{kind: ivf, clusters: 20, probes: 4}",
+        "{kind: ivf, clusters: auto, probes: auto, trees: auto}",
+        "{kind: exact}",
+    ],
+)
+def test_each_kind_of_index_takes_its_own_keys(tmp_path: Path, index: str) -> None:
+    config = load_config(write(tmp_path, f"{MINIMAL}index: {index}\n"))
+    given = {name: None if value == "auto" else value for name, value in yaml.safe_load(index).items()}
+    assert config.index.model_dump(include=set(given)) == given
+
+
+@pytest.mark.parametrize("kind", ["", "kind: annoy", "kind: ivf"])
+def test_distances_ask_for_a_look_at_every_image(tmp_path: Path, kind: str) -> None:
+    """An index knows angles only: its candidates for the nearest would be the wrong ones."""
+    text = "search.metric: l2 looks at every image, an index knows angles only: set index.kind: exact"
+    assert faults(tmp_path, f"{MINIMAL}index: {{{kind}}}\nsearch: {{metric: l2}}\n") == [f"a.yaml:4: {text}"]
+    overrides = (f"index.kind={kind[6:] or 'annoy'}", "search.metric=l2")
+    assert faults(tmp_path, MINIMAL, *overrides) == [f"--set search.metric=l2: {text}"]
+    config = load_config(write(tmp_path, f"{MINIMAL}index: {{kind: exact}}\nsearch: {{metric: l2}}\n"))
+    assert config.search.metric == "l2"

@@ -30,6 +30,9 @@ def explain(error: ValidationError, origins: Mapping[tuple[str | int, ...], str]
         location = fault["loc"]
         if any(len(other["loc"]) > len(location) and other["loc"][: len(location)] == location for other in faults):
             continue  # a section is not at fault for what stands inside it
+        if not location:  # a rule between sections: its message begins with the key that it is about
+            about, _, message = str(fault["ctx"]["error"]).partition(": ")
+            location, fault["ctx"] = tuple(about.split(".")), {"error": message}
         origin = next(
             (origins[location[:depth]] for depth in range(len(location), 0, -1) if location[:depth] in origins), file
         )
