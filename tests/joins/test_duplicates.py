@@ -193,7 +193,7 @@ def test_newer_images_are_compared_and_deleted_ones_are_not(path: Path, kind: st
     write_features(path, rows[200:], first=200)
     before = components(rows, 0.96)
     assert numbers(find(path, 0.96)) == before
-    gone = sorted(max(before, key=len))[::2] + [min(min(before, key=len))]
+    gone = [*sorted(max(before, key=len))[::2], min(min(before, key=len))]
     delete(path, [f"c{number % 3}/{number:04d}.jpg" for number in gone])
     live = np.setdiff1d(np.arange(len(rows)), gone)
     expected = {frozenset(live[list(group)].tolist()) for group in components(rows[live], 0.96)}
