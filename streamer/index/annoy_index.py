@@ -39,7 +39,7 @@ def require_annoy() -> None:
     if not annoy_installed():
         raise EngineUnavailableError(
             "the annoy package is not installed; install it (pip needs a C++ compiler for it; conda has it as "
-            "'python-annoy'), or use exact search: index.kind: exact in the config, --exact on the command line"
+            "'python-annoy'), or set index.kind: ivf in the config (the default without annoy), or search with --exact"
         )
 
 
