@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from streamer.cli import cli, main
 from streamer.config import Config
@@ -128,6 +132,272 @@ def test_errors_have_their_codes_and_are_json_too(
     for stage in ("reduce", "index"):
         code, data = streamer_json(capsys, stage, config)
         assert code == 10 and "no store here" in data["error"]
+
+
+def size_of(sheet: Path) -> tuple[int, int]:
+    """Width and height of a picture that must be a whole PNG."""
+    with Image.open(sheet) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        return picture.size
+
+
+def fill(folder: Path, pictures: Path) -> Path:
+    """Six photos: one twice under other names with the same bytes, and one that is no photo."""
+    originals = sorted(pictures.rglob("*.jpg"))[:40:10]
+    for original, names in zip(originals, (("a", "z/a again"), ("b",), ("c", "y/c again"), ("d",)), strict=True):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, folder / f"{name}.jpg")
+    (folder / "broken.jpg").write_bytes(originals[0].read_bytes()[:300])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """Do not write to it."""
+    return fill(tmp_path_factory.mktemp("library"), pictures)
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
+    """A store of these photos, its index an inverted file of two clusters. Do not write to it: copy it."""
+    folder = tmp_path_factory.mktemp("indexed")
+    settings = {
+        "store": "photos.store",
+        "source": {"folder": str(library)},
+        "backbone": {"name": "vgg16", "weights": "random", "input_size": 32},
+        "memory": {"budget": "8GiB"},
+        "index": {"kind": "ivf", "clusters": 2},
+        "reduce": {"components": 3},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    with pytest.raises(SystemExit, match="3"):
+        main(["run", str(folder / "config.yaml")])
+    return folder
+
+
+@pytest.fixture
+def photos(indexed: Path, tmp_path: Path) -> Path:
+    """The store; its config is beside it."""
+    shutil.copytree(indexed, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "photos.store"
+
+
+def test_a_folder_of_photos_is_searched_and_what_is_unreadable_gives_3(
+    capsys: pytest.CaptureFixture[str], photos: Path, library: Path, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    code, data = streamer_json(capsys, "search", photos, library, library / "b.jpg", "-k", 2, "--sheet", sheet)
+    names = ["a.jpg", "b.jpg", "broken.jpg", "c.jpg", "d.jpg", "y/c again.jpg", "z/a again.jpg", "b.jpg"]
+    assert code == 3
+    assert [result["query"] for result in data["results"]] == [str(library / name) for name in names]
+    for name, result in zip(names, data["results"], strict=True):
+        if name == "broken.jpg":
+            assert result["hits"] == [] and result["error"]
+        else:
+            assert len(result["hits"]) == 2 and result["hits"][0]["score"] == 1.0
+            assert "error" not in result
+    assert [hit["key"] for hit in data["results"][6]["hits"]] == ["a.jpg", "z/a again.jpg"]
+    assert size_of(sheet) == (2 * 8 + 3 * 152 + 8, 8 + 8 * 186)
+
+    code, out, _ = streamer(capsys, "search", photos, library, "-k", 2)
+    lines = out.splitlines()
+    assert code == 3 and len(lines) == 6 * 3 + 2
+    assert lines[0].startswith(f"{library / 'a.jpg'}  (")
+    assert lines[1].split(maxsplit=2) == ["1", "1.0000", "a.jpg"]
+    assert lines[7].startswith("      cannot be read: ")
+
+
+def test_the_answer_to_many_queries_is_whole_when_it_does_not_fit_into_memory(
+    capsys: pytest.CaptureFixture[str], photos: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamer.searcher._TOGETHER", 2)
+    _, expected = streamer_json(capsys, "search", photos, library)
+    monkeypatch.setattr("streamer.cli.common._IN_MEMORY", 100)
+    _, found = streamer_json(capsys, "search", photos, library)
+    assert [each["hits"] for each in found["results"]] == [each["hits"] for each in expected["results"]]
+    assert len(found["results"]) == 7
+
+
+def test_an_empty_folder_asks_for_nothing(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    sheet = tmp_path / "sheet.png"
+    assert streamer_json(capsys, "search", photos, tmp_path / "empty", "--sheet", sheet) == (0, {"results": []})
+    assert size_of(sheet)[0] > 144
+    assert streamer(capsys, "search", photos, tmp_path / "empty")[:2] == (0, "no photos there\n")
+
+
+def test_a_search_by_distance_says_how_far(
+    capsys: pytest.CaptureFixture[str], photos: Path, library: Path, tmp_path: Path
+) -> None:
+    options = ("--metric", "l2", "-k", 3, "--sheet", tmp_path / "sheet.png")
+    code, data = streamer_json(capsys, "search", photos, library / "c.jpg", *options)
+    (result,) = data["results"]
+    assert code == 0 and [hit["key"] for hit in result["hits"][:2]] == ["c.jpg", "y/c again.jpg"]
+    assert [hit["distance"] for hit in result["hits"][:2]] == pytest.approx([0, 0], abs=1e-4)
+    assert result["hits"][2]["distance"] > 0 and result["hits"][2]["score"] < 1
+    assert size_of(tmp_path / "sheet.png") == (2 * 8 + 4 * 152 + 8, 8 + 186)
+    _, out, _ = streamer(capsys, "search", photos, library / "c.jpg", "--metric", "l2")
+    assert out.splitlines()[1].split(maxsplit=3) == ["1", "1.0000", "0.0000", "c.jpg"]
+
+
+def test_the_graph_of_a_store_and_against_another(
+    capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "graph.h5"
+    code, data = streamer_json(capsys, "search", photos, "--knn", target, "-k", 2, "--exact")
+    seconds = data["knn"].pop("seconds")
+    facts = {"path": str(target), "queries": 6, "images": 6, "k": 2, "metric": "cosine", "exact": True}
+    assert (code, data) == (0, {"knn": facts}) and seconds >= 0
+    with h5py.File(target) as file:
+        assert file["ids"].shape == (6, 2)
+        nearest = dict(zip(file["query/id"][:].tolist(), file["ids"][:, 0].tolist(), strict=True))
+        keys = dict(zip(file["image/id"][:].tolist(), file["image/key"].asstr()[:].tolist(), strict=True))
+    named = {keys[one]: keys[other] for one, other in nearest.items()}
+    assert named["a.jpg"] == "z/a again.jpg" and named["y/c again.jpg"] == "c.jpg"
+
+    code, out, _ = streamer(capsys, "search", photos, photos, "--knn", target, "-k", 2)
+    expected = f"{target}: the 2 nearest of 6 images to each of 6, by cosine, by way of the index, in "
+    assert code == 0 and out.startswith(expected) and len(out.splitlines()) == 1
+    with h5py.File(target) as file:
+        scores = file["distances"][:, 0].tolist()
+    assert scores == [0] * 6  # each finds itself
+
+
+def test_wrong_use_of_the_new_commands_gives_2(
+    capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    graph = ("--knn", tmp_path / "graph.h5")
+    for arguments, words in (
+        (("search", photos), "Missing argument 'IMAGE...'"),
+        (("search", photos, "a.jpg", "b.jpg", *graph), "--knn takes no IMAGE, or one other STORE"),
+        (("search", photos, "--sheet", "a.png", *graph), "and draws no sheet"),
+        (("search", photos, "a.jpg", "--metric", "l1"), "'l1' is not one of 'cosine', 'l2'"),
+        (("search", photos, "a.jpg", "-k", "0"), "0 is not in the range x>=1"),
+        (("duplicates", photos, "--threshold", "0"), "0"),
+        (("duplicates", photos, "--threshold", "1.1"), "1.1"),
+        (("clusters", photos, "--central", "0"), "0 is not in the range x>=1"),
+        (("clusters",), "Missing argument 'STORE'"),
+    ):
+        code, data = streamer_json(capsys, *arguments)
+        assert (code, data["exit_code"]) == (2, 2) and words in data["error"]
+        code, out, err = streamer(capsys, *arguments)
+        assert (code, out) == (2, "") and words in err
+    assert not list(tmp_path.glob("graph.h5*"))
+
+
+def test_the_new_commands_name_a_store_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], photos: Path, library: Path, tmp_path: Path
+) -> None:
+    nowhere, graph = tmp_path / "none.store", ("--knn", tmp_path / "graph.h5")
+    for arguments in (
+        ("duplicates", nowhere),
+        ("clusters", nowhere),
+        ("search", nowhere, *graph),
+        ("search", photos, library, *graph),  # a folder of photos is no store
+        ("search", nowhere, library),
+    ):
+        code, data = streamer_json(capsys, *arguments)
+        assert code == 10 and "no store here" in data["error"]
+
+
+def test_duplicates_are_listed_and_drawn(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    code, data = streamer_json(capsys, "duplicates", photos, "--threshold", "1", "--sheet", sheet)
+    assert code == 0 and (data["threshold"], data["photos"]) == (1.0, 4)
+    named = [[image["key"] for image in group["images"]] for group in data["groups"]]
+    assert named == [["a.jpg", "z/a again.jpg"], ["c.jpg", "y/c again.jpg"]]
+    first = data["groups"][0]["images"][1]
+    assert first == {"key": "z/a again.jpg", "path": first["path"], "label": "z", "score": 1.0}
+    assert size_of(sheet) == (2 * 8 + 2 * 152 + 8, 8 + 2 * 186)
+
+    code, out, _ = streamer(capsys, "duplicates", photos, "--threshold", "1")
+    assert (code, out.splitlines()) == (
+        0,
+        [
+            *("a.jpg", "     1.0000  z/a again.jpg", "c.jpg", "     1.0000  y/c again.jpg"),
+            "2 groups, 4 photos: 2 could go",
+        ],
+    )
+
+
+def test_no_duplicates_are_an_answer_too(
+    capsys: pytest.CaptureFixture[str], make_config: Callable[..., Config], pictures: Path, tmp_path: Path
+) -> None:
+    library = fill(tmp_path / "library", pictures)
+    for folder in ("y", "z"):
+        shutil.rmtree(library / folder)
+    (library / "broken.jpg").unlink()
+    make_config(library)
+    assert streamer(capsys, "run", tmp_path / "config.yaml")[0] == 0
+    options = ("--threshold", "1", "--sheet", tmp_path / "sheet.png")
+    code, data = streamer_json(capsys, "duplicates", tmp_path / "photos.store", *options)
+    assert (code, data) == (0, {"threshold": 1.0, "photos": 0, "groups": []})
+    assert size_of(tmp_path / "sheet.png")[0] > 144
+
+
+def test_clusters_are_listed_and_drawn(capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path) -> None:
+    sheets = tmp_path / "deep" / "sheets"
+    code, data = streamer_json(capsys, "clusters", photos, "--sheets", sheets, "--central", 2)
+    assert code == 0 and [each["cluster"] for each in data["clusters"]] == [0, 1]
+    assert sum(each["images"] for each in data["clusters"]) == 6
+    for cluster in data["clusters"]:
+        assert len(cluster["central"]) == min(2, cluster["images"])
+        assert cluster["sheet"] == str(sheets / f"cluster-{cluster['cluster']:05d}.png")
+        assert size_of(Path(cluster["sheet"])) == (8 + 6 * 152, 8 + 186)
+    assert len(list(sheets.iterdir())) == 2
+
+    code, out, _ = streamer(capsys, "clusters", photos)
+    lines = out.splitlines()
+    assert code == 0 and lines[-1] == "2 clusters" and lines[0].startswith("cluster 0: ")
+    assert "(no label)" in out
+
+
+def test_a_grid_has_as_many_rows_as_it_takes(photos: Path, tmp_path: Path) -> None:
+    from streamer.neighbours import Neighbours
+    from streamer.report import grid_sheet
+
+    with Neighbours(photos) as neighbours:
+        (found,) = neighbours.nearest(next(neighbours.store.blocks(neighbours.store.spec.indexed, 1))[1])
+    for count, columns, cells in ((6, 4, (4, 2)), (4, 4, (4, 1)), (0, 3, (3, 1))):
+        grid_sheet(found[:count], tmp_path / "grid.png", columns)
+        assert size_of(tmp_path / "grid.png") == (8 + cells[0] * 152, 8 + cells[1] * 186)
+    grid_sheet(found[:1], tmp_path / "one.png", 2)
+    with Image.open(tmp_path / "one.png") as picture:
+        cell = np.asarray(picture)[8:152, 8:152].astype(int)
+        beside = np.asarray(picture)[8:152, 160:304]
+    assert (beside == 255).all() and len(np.unique(cell)) > 50
+
+
+def test_clusters_of_an_index_without_any_say_what_to_do(
+    capsys: pytest.CaptureFixture[str], photos: Path, tmp_path: Path
+) -> None:
+    options = ("--set", "index.kind=exact", "--set", "index.clusters=auto")
+    assert streamer(capsys, "index", tmp_path / "config.yaml", *options)[0] == 3
+    code, data = streamer_json(capsys, "clusters", photos)
+    assert code == 1 and "set index.kind: ivf in the config" in data["error"]
+
+
+def test_without_annoy_all_works_with_an_inverted_file(
+    capsys: pytest.CaptureFixture[str], config: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows laptops have no compiler for it."""
+    monkeypatch.setitem(sys.modules, "annoy", None)
+    store, graph = tmp_path / "photos.store", tmp_path / "graph.h5"
+    code, data = streamer_json(capsys, "run", config, "--set", "index.kind=annoy")
+    assert code == 1 and "annoy package is not installed" in data["error"] and "index.kind: ivf" in data["error"]
+    photo = next(pictures.rglob("*.jpg"))
+    for kind, options in (("ivf", ()), ("exact", ("--set", "index.kind=exact"))):
+        assert streamer_json(capsys, "run", config, *options)[0] == 0
+        assert streamer_json(capsys, "info", store)[1]["index"]["kind"] == kind
+        code, data = streamer_json(capsys, "search", store, photo)
+        assert code == 0 and data["results"][0]["hits"][0]["score"] == 1.0
+        code, data = streamer_json(capsys, "search", store, "--knn", graph, "-k", 3)
+        assert code == 0 and data["knn"]["exact"] == (kind == "exact")
+        code, data = streamer_json(capsys, "duplicates", store, "--threshold", "0.5")
+        assert code == 0 and data["photos"] == 40  # random weights: everything is near
+        assert streamer(capsys, "clusters", store)[0] == (0 if kind == "ivf" else 1)
 
 
 def test_a_second_run_at_once_gives_11(capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path) -> None:
