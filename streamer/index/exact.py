@@ -27,8 +27,9 @@ TopOfBlock = Callable[
 
 Blocks = Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]]
 
-# Scores of a block of queries against a block of rows: they stay in the cache until they have been looked at.
-_SCORES_BYTES = 4 * 2**20
+# Queries and rows that are multiplied at a time: 4 MiB of scores stay in the cache until they have been looked at. The
+# first rows are all better than nothing, and looked at closely: they had better be few.
+_TILE_QUERIES, _TILE_ROWS = 512, 2048
 # Elsewhere, the fewer calls the better.
 _SCORES_BYTES_ELSEWHERE = 256 * 2**20
 # Of the product of two unit vectors in float32, many times what was measured at 25,088 features.
@@ -91,15 +92,19 @@ def exact_candidates(
             rows, offsets = _unit(block), np.zeros(len(block), np.float32)
         else:
             rows, offsets = block, np.einsum("ij,ij->i", block, block) / 2
-        scores_bytes = _SCORES_BYTES if top is None else _SCORES_BYTES_ELSEWHERE
-        step = max(1, scores_bytes // (4 * max(1, len(ids))))
-        for start in range(0, len(queries), step) if len(ids) else ():
-            part = slice(start, start + step)
-            if top is not None:
+        if top is not None:
+            step = max(1, _SCORES_BYTES_ELSEWHERE // (4 * max(1, len(ids))))
+            for start in range(0, len(queries), step) if len(ids) else ():
+                part = slice(start, start + step)
                 places, scores = top(queries[part], rows, offsets, min(keep, len(ids)))
                 _take(ids_kept, scores_kept, np.arange(len(queries))[part], ids[places], scores)
-            else:
-                _merge(ids_kept, scores_kept, part, ids, _products(queries[part], rows, offsets, metric))
+            continue
+        for first in range(0, len(ids), _TILE_ROWS):
+            tile = slice(first, first + _TILE_ROWS)
+            for start in range(0, len(queries), _TILE_QUERIES):
+                part = slice(start, start + _TILE_QUERIES)
+                scores = _products(queries[part], rows[tile], offsets[tile], metric)
+                _merge(ids_kept, scores_kept, part, ids[tile], scores)
     order = np.argsort(-scores_kept, axis=1, kind="stable")[:, : min(keep, seen)]
     best_ids, best_scores = np.take_along_axis(ids_kept, order, axis=1), np.take_along_axis(scores_kept, order, axis=1)
     if seen <= k:

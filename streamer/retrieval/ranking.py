@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,7 @@ _ROWS_BYTES = 2**20
 _SCAN_BYTES = 16 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """An image near to a query.
 
     Attributes
@@ -136,37 +136,45 @@ def rank(
     short : ndarray of int
         Queries of which fewer than k candidates are still there.
     """
-    bounds = np.searchsorted(pool.owners, np.arange(count + 1)).tolist()
+    order = np.lexsort((-scores, pool.owners))
+    images, values = pool.images[order], scores[order]
+    bounds = np.searchsorted(pool.owners, np.arange(count + 1))
     found: list[list[Neighbour]] = [[] for _ in range(count)]
     short: list[int] = []
-    pending, wanted = list(range(count)), k
-    while pending:
-        heads = {query: _head(scores[bounds[query] : bounds[query + 1]], wanted) + bounds[query] for query in pending}
-        ids = {query: pool.images[places, 0].tolist() for query, places in heads.items()}
-        names = store.catalog.names(sorted({number for numbers in ids.values() for number in numbers}))
+    pending, wanted = np.arange(count), k
+    while len(pending):
+        begins, ends = bounds[pending], bounds[pending + 1]
+        heads = _heads(values, begins, ends, wanted)
+        parts = [images[begin:end].tolist() for begin, end in zip(begins.tolist(), heads, strict=True)]
+        names = store.catalog.names(sorted({number for part in parts for number, _, _ in part}))
         again = []
-        for query, places in heads.items():
-            whole = zip(ids[query], pool.images[places, 1:].tolist(), scores[places].tolist(), strict=True)
+        for query, begin, end, head, part in zip(
+            pending.tolist(), begins.tolist(), ends.tolist(), heads, parts, strict=True
+        ):
             live = [
-                Neighbour(Entry(number, *names[number], *place), value)
-                for number, place, value in whole
+                Neighbour(Entry(number, *names[number], shard, row), value)
+                for (number, shard, row), value in zip(part, values[begin:head].tolist(), strict=True)
                 if number in names
             ]
-            if len(live) < k and len(places) < bounds[query + 1] - bounds[query]:
+            if len(live) < k and head < end:
                 again.append(query)
                 continue
             if len(live) < k:
                 short.append(query)
-            found[query] = sorted(live, key=lambda each: (-each.score, each.entry.key))[:k]
-        pending, wanted = again, 4 * wanted
+            live.sort(key=lambda each: (-each.score, each.entry.key))
+            found[query] = live[:k]
+        pending, wanted = np.array(again, dtype=np.intp), 4 * wanted
     return found, np.array(short, dtype=np.intp)
 
 
-def _head(scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Places of the best scores, and of all that equal the last of them."""
-    if len(scores) <= count:
-        return np.arange(len(scores))
-    return np.flatnonzero(scores >= np.partition(scores, len(scores) - count)[len(scores) - count])
+def _heads(values: NDArray[np.float64], begins: NDArray[np.intp], ends: NDArray[np.intp], count: int) -> list[int]:
+    """Where the best `count` of each stretch of falling values end, and all that equal the last of them."""
+    heads = np.minimum(begins + count, ends)
+    inside = np.flatnonzero(heads < ends)
+    for place in inside[values[heads[inside]] == values[heads[inside] - 1]].tolist():  # a tie at the cut
+        stretch = -values[begins[place] : ends[place]]
+        heads[place] = begins[place] + np.searchsorted(stretch, -values[heads[place] - 1], side="right")
+    return [int(head) for head in heads]
 
 
 def to_hits(neighbours: Sequence[Neighbour]) -> list[Hit]:

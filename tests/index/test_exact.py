@@ -57,12 +57,13 @@ def test_it_is_scikit_learn_brute_force(metric: Metric, block: int, k: int) -> N
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 @pytest.mark.parametrize("block", [1, 3, 50, 1000])
-@pytest.mark.parametrize("scores_bytes", [4, 4000, 2**22])
+@pytest.mark.parametrize(("tile_queries", "tile_rows"), [(1, 2), (3, 64), (512, 2048)])
 def test_no_order_of_the_rows_hides_a_neighbour(
-    monkeypatch: pytest.MonkeyPatch, metric: Metric, block: int, scores_bytes: int
+    monkeypatch: pytest.MonkeyPatch, metric: Metric, block: int, tile_queries: int, tile_rows: int
 ) -> None:
     """In ascending order of nearness, too: then every block is better than all before it."""
-    monkeypatch.setattr(sys.modules["streamer.index.exact"], "_SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(sys.modules["streamer.index.exact"], "_TILE_QUERIES", tile_queries)
+    monkeypatch.setattr(sys.modules["streamer.index.exact"], "_TILE_ROWS", tile_rows)
     queries, rows = features(7, 6, seed=1), features(300, 6, seed=2)
     rows[10] = rows[20] = rows[290]  # the same thrice
     truth = settled(queries, rows, np.tile(2 * np.arange(300) + 5, (7, 1)), 4, metric)
