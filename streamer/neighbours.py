@@ -165,13 +165,15 @@ class Neighbours:
         found: list[list[Neighbour]] = []
         for start in range(0, len(queries), _TOGETHER):
             part = slice(start, start + _TOGETHER)
+            # Fewer candidates than it was tuned for are no reason to look less far for them.
+            effort = max(measured.effort, measured.effort * candidates // max(1, measured.candidates))
             found += nearest_approximate(
                 self.store,
                 index,
                 queries[part],
                 k,
                 candidates=candidates,
-                effort=max(1, measured.effort * candidates // max(1, measured.candidates)),
+                effort=effort,
                 rerank=rerank,
                 beside=None if newer is None else newer[part],
             )

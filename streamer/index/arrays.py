@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.files import mapped_bytes
+
 __all__ = ["MappedArray", "writing_array"]
 
 # What may stay mapped: the pages stay in the system's cache, but they count as the process's own while they are mapped.
 _MAPPED_BYTES = 64 * 2**20
+# After so much has been read, it is looked how much is held.
+_LOOK_BYTES = 4 * 2**20
 
 
 @contextlib.contextmanager
@@ -65,7 +69,10 @@ class MappedArray:
     def touched(self, n_bytes: int) -> None:
         """Note that so much of it was read."""
         self._touched += n_bytes
-        if self._touched > _MAPPED_BYTES and hasattr(self._map, "madvise"):
+        if self._touched < _LOOK_BYTES or not hasattr(self._map, "madvise"):
+            return
+        held = mapped_bytes()
+        if self._touched > _MAPPED_BYTES or (held is not None and held > 2 * _MAPPED_BYTES):
             self._map.madvise(mmap.MADV_DONTNEED)
             self._touched = 0
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import StoreCorruptError, StoreFormatError
+from streamer.files import mapped_bytes
 from streamer.store.mapped import MappedRows
 from streamer.store.shard import shard_path
 from streamer.store.spec import FORMAT
@@ -25,6 +26,8 @@ _REMEDY = "restore it, or have 'streamer check STORE --repair' drop it, and the 
 _OPEN_FILES = 64
 # A map costs address space only.
 _MAPPED_FILES = 1024
+# After so much has been read through maps, it is looked how much of them is held.
+_LOOK_BYTES = 2**20
 # Reading a row that nobody wants, between two that are wanted, costs less than another read.
 _SKIPPED_ROWS = 4
 
@@ -151,9 +154,7 @@ class ShardReader:
         mapped = self._map(shard, output)
         if mapped is not None:
             out[places] = mapped.read(rows)
-            if sum(each.touched_bytes for each in self._maps()) > self.mapped_bytes and not self._all_fit():
-                for each in self._maps():
-                    each.let_go()
+            self._let_go()
         else:
             _read_apart(self._file(shard)["features"][output], rows, out, places)
 
@@ -172,6 +173,16 @@ class ShardReader:
             for each in self._maps():
                 each.expect(random=not self._all_fit())
         return self._mapped[key]
+
+    def _let_go(self) -> None:
+        """Keep to what may stay mapped, as far as can be told."""
+        touched = sum(each.touched_bytes for each in self._maps())
+        if self._all_fit() or touched < min(_LOOK_BYTES, self.mapped_bytes):
+            return
+        held = mapped_bytes()
+        if (touched if held is None else held) > self.mapped_bytes or touched > self.mapped_bytes:
+            for each in self._maps():
+                each.let_go()
 
     def _maps(self) -> Iterator[MappedRows]:
         return (each for each in self._mapped.values() if each is not None)
