@@ -67,7 +67,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("budget_bytes", [TINY, 2**30], ids=["tiny", "large"])
 @pytest.mark.parametrize("kind", ["exact", "ivf", "annoy"])
 def test_they_are_the_connected_components(path: Path, kind: str, budget_bytes: int) -> None:
-    rows = families()
+    rows = families(150)
     write_features(path, rows)
     remember(path, budget_bytes)
     publish_index(path, kind)
@@ -132,12 +132,12 @@ def test_equal_features_are_one_group_at_a_threshold_of_one(path: Path, kind: st
 @pytest.mark.parametrize("kind", ["exact", "ivf", "annoy"])
 def test_hundreds_of_equal_images_are_one_group(path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """Many more than the neighbours that are asked for at first."""
-    rows = families(400)
-    rows[40:340] = rows[40]
+    rows = families(330)
+    rows[20:320] = rows[20]
     write_features(path, rows)
     publish_index(path, kind)
     groups = numbers(find(path, 0.999))
-    assert frozenset(range(40, 340)) in groups
+    assert frozenset(range(20, 320)) in groups
     assert groups == components(rows, 0.999)
     assert "at least" not in caplog.text
 

@@ -127,9 +127,9 @@ def test_where_there_are_fewer_than_k_the_rest_is_empty(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["annoy", "ivf"])
 def test_by_way_of_an_index_that_leaves_nothing_out_it_is_the_same(tmp_path: Path, kind: str) -> None:
-    rows = features(300)
+    rows = features(120)
     write_features(tmp_path / "a.store", rows)
-    remember(tmp_path / "a.store", TINY, candidates=300)
+    remember(tmp_path / "a.store", TINY, candidates=120)
     publish_index(tmp_path / "a.store", kind, effort=10**6 if kind == "annoy" else 10**4)
     said, found = graph(tmp_path / "a.store", tmp_path / "a.h5", k=10)
     exactly, expected = graph(tmp_path / "a.store", tmp_path / "b.h5", k=10, exact=True)
