@@ -61,9 +61,7 @@ class Neighbours:
         self._index: ReducedIndex | None = None
         self._warned = False
         try:
-            self.settings = self.store.catalog.settings()
-            self.store.map_at_most(self.budget_bytes // 4)
-            self.defaults = Search(**self.settings.get("search", {}))
+            self._read_settings()
             self.generation: Generation | None = current_generation(self.store.path / "index")
         except BaseException:
             self.close()
@@ -82,6 +80,11 @@ class Neighbours:
         if self._index is not None:
             self._index.close()
         self.store.close()
+
+    def _read_settings(self) -> None:
+        self.settings = self.store.catalog.settings()
+        self.defaults = Search(**self.settings.get("search", {}))
+        self.store.map_at_most(self.budget_bytes // 4)
 
     @property
     def budget_bytes(self) -> int:
@@ -154,7 +157,7 @@ class Neighbours:
         if self.generation is None or self.generation.manifest.kind != "ivf":
             return None
         opened = self._open_index()
-        return (opened.index, opened) if isinstance(opened.index, IvfIndex) else None
+        return (opened.index, opened) if opened is not None and isinstance(opened.index, IvfIndex) else None
 
     def _by_index(
         self, index: ReducedIndex, queries: NDArray[np.float32], k: int, candidates: int, rerank: bool
@@ -193,11 +196,14 @@ class Neighbours:
             self._index.close()
             self._index = None
         self.generation = newer
+        self._read_settings()  # a run has been over the store, perhaps with others
 
-    def _open_index(self) -> ReducedIndex:
+    def _open_index(self) -> ReducedIndex | None:
+        """None where the generation that is published by now needs no index."""
         while self._index is None:
             generation = self.generation
-            assert generation is not None
+            if generation is None or generation.manifest.kind == "exact":
+                return None
             try:
                 generation.verify()
                 index = ReducedIndex(generation.manifest.kind, generation.path)
@@ -206,7 +212,8 @@ class Neighbours:
                     raise IndexMissingError(f"{generation.path}: holds {index.rows} images; run 'streamer index' again")
                 self._index = index
             except IndexMissingError:  # two newer ones were published since, and it was removed
-                self.generation = current_generation(self.store.path / "index")
-                if self.generation is None or self.generation.number == generation.number:
+                newer = current_generation(self.store.path / "index")
+                if newer is None or newer.number == generation.number:
                     raise
+                self.generation = newer
         return self._index

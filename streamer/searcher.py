@@ -95,6 +95,7 @@ class Searcher:
 
     def __init__(self, path: str | os.PathLike[str], *, device: str | None = None) -> None:
         self._extractor: Extractor | None = None
+        self._together = 0
         self._neighbours = open_neighbours(path, device)
         self._device = device
         settings = self._neighbours.settings
@@ -170,7 +171,7 @@ class Searcher:
         """
         paths: Iterator[str] = chain.from_iterable(map(_files, images))
         first = list(islice(paths, 2))
-        together = _SCANNED_TOGETHER if self._neighbours.scans(exact, metric) else _TOGETHER
+        together = self._scanned_together() if self._neighbours.scans(exact, metric) else _TOGETHER
         if len(first) == 1:
             together = 1
         paths = chain(first, paths)
@@ -218,6 +219,11 @@ class Searcher:
         found = self._neighbours.nearest(np.stack(queries), k, candidates, exact=exact, metric=metric)
         return [to_hits(neighbours) for neighbours in found]
 
+    def _scanned_together(self) -> int:
+        """Queries that share a scan: as many as an eighth of the budget holds, features and a normalised copy."""
+        length = self.store.feature_length(self.store.spec.indexed)
+        return max(1, min(_SCANNED_TOGETHER, self._neighbours.budget_bytes // 8 // (8 * length)))
+
     def _query_features(self, paths: Sequence[str], together: int) -> Iterator[tuple[int, Any, str | None]]:
         """``(number of the query, features or None, reason or None)`` for each."""
         output = self.store.spec.indexed
@@ -231,7 +237,11 @@ class Searcher:
                 yield int(each.ref.key), None, each.reason
 
     def _network(self, together: int) -> Extractor:
+        if self._extractor is not None and together > self._together:  # it was opened for a single image
+            self._extractor.close()
+            self._extractor = None
         if self._extractor is None:
+            self._together = together
             if self._extract_settings is None:
                 raise IndexMissingError(f"{self.store.path}: holds no features yet; run 'streamer run CONFIG'")
             settings = self._extract_settings

@@ -67,8 +67,6 @@ def clusters(store: Path, sheets: Path | None, central: int) -> Outcome:
     from streamer.neighbours import Neighbours
 
     records = Records()
-    if sheets is not None:
-        sheets.mkdir(parents=True, exist_ok=True)
     with Neighbours(store) as neighbours:
         for cluster in each_cluster(neighbours, central):
             frequent = ", ".join(
@@ -81,6 +79,7 @@ def clusters(store: Path, sheets: Path | None, central: int) -> Outcome:
             if sheets is not None:
                 from streamer.report import grid_sheet
 
+                sheets.mkdir(parents=True, exist_ok=True)
                 target = sheets / f"cluster-{cluster.number:05d}.png"
                 grid_sheet(cluster.central, target)
                 record["sheet"] = str(target)

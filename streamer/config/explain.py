@@ -46,7 +46,7 @@ def explain(error: ValidationError, origins: Mapping[tuple[str | int, ...], str]
             text = f"{name!r} is missing" + (f" ({_HELP[name]})" if name in _HELP else "")
         elif fault["type"] == "literal_error":
             choices = _choices_at(location)
-            text = f"{name}: {given!r} is not one of {', '.join(choices)}{_nearest(str(given), choices)}"
+            text = f"{name}: {given!r} is not one of {', '.join(choices)}{_meant(str(given), choices)}"
         elif fault["type"] == "value_error":
             text = f"{name}: {fault['ctx']['error']}" if location else str(fault["ctx"]["error"])
         elif fault["type"] in ("model_type", "dict_type"):
@@ -64,10 +64,12 @@ _HELP = {
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
+    return _meant(word, known) or (f" (known: {', '.join(known)})" if known else "")
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if near:
-        return f" (did you mean {near[0]!r}?)"
-    return f" (known: {', '.join(known)})" if known else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _field_types(location: Sequence[str | int]) -> list[Any]:

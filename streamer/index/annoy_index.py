@@ -19,6 +19,7 @@ from streamer.files import fsync_file
 
 __all__ = ["AnnoyIndex", "annoy_installed", "build_annoy", "require_annoy"]
 
+_MOST_NODES = 2**31 - 1  # Annoy counts in C's int
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from streamer.index.annoy_process import main; main(*sys.argv[2:])"
@@ -149,7 +150,7 @@ class AnnoyIndex:
             found = self._index.get_n_items()
             self._index.unload()
             raise IndexMissingError(f"{path}: holds {found} vectors, not {n_items}; run 'streamer index' again")
-        self.full_effort = max(1, self._index.get_n_trees()) * n_items
+        self.full_effort = min(_MOST_NODES, max(1, self._index.get_n_trees()) * n_items)
 
     def first_effort(self, count: int) -> int:
         """Nodes to look at; see `CandidateIndex`."""

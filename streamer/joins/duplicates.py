@@ -16,6 +16,7 @@ from streamer.joins.queries import queries_at_once, query_blocks
 from streamer.neighbours import Neighbours
 from streamer.records import Hit, Progress
 from streamer.retrieval import Neighbour, score_entries, to_hits
+from streamer.store import ShardMissingError, Store
 
 __all__ = ["Group", "duplicates"]
 
@@ -189,7 +190,13 @@ class _Forest:
 
 
 def _group(neighbours: Neighbours, ids: NDArray[np.int64]) -> Group:
-    store = neighbours.store
+    try:
+        return _read_group(neighbours.store, ids)
+    except ShardMissingError:  # compact has just moved its rows
+        return _read_group(neighbours.store, ids)
+
+
+def _read_group(store: Store, ids: NDArray[np.int64]) -> Group:
     with store.catalog.snapshot():
         entries = sorted(store.entries(ids.tolist()).values(), key=lambda entry: entry.key)
         return Group(score_entries(store, entries[0], entries) if entries else [])
