@@ -144,7 +144,7 @@ def recall(found: list[list[Neighbour]], truth: list[list[Neighbour]]) -> float:
 
 
 def notebook(folder: Path, scale: float) -> dict[str, Any]:
-    """9,144 rows of 4,096, PCA to 300, the 5 nearest: the notebook's loop, and ours on the same vectors, 100 together."""
+    """9,144 rows of 4,096, PCA to 300, the 5 nearest: the notebook's loop, and ours on those vectors, 100 together."""
     from scipy.spatial.distance import cosine
 
     rows = int(9144 * scale)

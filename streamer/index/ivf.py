@@ -159,29 +159,28 @@ class IvfIndex:
         width = int(ends[:, -1].max())
         # No cosine is below -1. One number for all that is missing would make the partition below slow.
         scores = np.tile(np.linspace(-3, -2, width, dtype=np.float32), (len(queries), 1))
+        lines = width * np.arange(len(queries))[:, None]
+        flat, starts = scores.ravel(), (lines + ends - sizes).ravel()
         order = np.argsort(clusters, axis=None, kind="stable")
+        owners, places = (order // clusters.shape[1]).tolist(), starts[order].tolist()
         groups = np.flatnonzero(np.diff(clusters.ravel()[order], prepend=-1)).tolist()
-        places = list(zip((order // clusters.shape[1]).tolist(), (ends - sizes).ravel()[order].tolist(), strict=True))
         for first, last in zip(groups, [*groups[1:], len(order)], strict=True):
             begin, size = int(begins.flat[order[first]]), int(sizes.flat[order[first]])
             vectors = self._vectors[begin : begin + size]
             if last - first == 1:
-                query, place = places[first]
-                np.dot(vectors, queries[query], out=scores[query, place : place + size])
+                np.dot(vectors, queries[owners[first]], out=flat[places[first] : places[first] + size])
                 continue
-            products = queries[[query for query, _ in places[first:last]]] @ vectors.T
-            for (query, place), line in zip(places[first:last], products, strict=True):
-                scores[query, place : place + size] = line
+            for place, line in zip(places[first:last], queries[owners[first:last]] @ vectors.T, strict=True):
+                flat[place : place + size] = line
         self._mapped.touched(int(sizes.sum()) * self._vectors.shape[1] * 4)
         count = min(count, width)
         best = np.argpartition(scores, width - count, axis=1)[:, width - count :]
         near = np.take_along_axis(scores, best, axis=1)
         best = np.take_along_axis(best, np.argsort(-near, axis=1, kind="stable"), axis=1)
         near = np.take_along_axis(scores, best, axis=1)
-        lines = width * np.arange(len(queries))[:, None]
         which = np.searchsorted((ends + lines).ravel(), best + lines, side="right")
         which = which.clip(max=ends.size - 1)  # beyond the end of the last line
-        positions = best - (ends - sizes).ravel()[which] + begins.ravel()[which]
+        positions = best + lines - starts[which] + begins.ravel()[which]
         missing = near < -1.5
         return np.where(missing, -1, positions), np.where(missing, np.float32(-np.inf), near)
 

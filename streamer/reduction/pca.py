@@ -10,7 +10,8 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -82,12 +83,18 @@ class Reducer:
         ndarray of shape (n, k), float32
             Of unit length.
         """
-        return unit_rows(unit_rows(rows) @ self.components.T - self.components @ self.mean)
+        return unit_rows(unit_rows(rows) @ self.components.T - self._centre)
+
+    @cached_property
+    def _centre(self) -> NDArray[np.float32]:
+        """The mean along the axes."""
+        centre: NDArray[np.float32] = self.components @ self.mean
+        return centre
 
     def save(self, path: Path) -> None:
         """Write it as plain arrays (``.npz``), atomically."""
         with published(path) as partial, partial.open("wb") as file:
-            np.savez(file, **vars(self))
+            np.savez(file, **{each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Reducer:
