@@ -15,7 +15,7 @@ __all__ = ["Tuned", "calibrate", "recall_of"]
 
 _LOG = logging.getLogger(__name__)
 
-_QUERIES = 400
+_QUERIES = 800
 _QUERY_BYTES = 32 * 2**20
 _K = 10
 # Steps between the last doubling that was too little and the first that was enough.
@@ -39,8 +39,8 @@ class Tuned:
     error: float
 
     def reaches(self, recall: float) -> bool:
-        """Whether it is that good, and not by the luck of the sample."""
-        return self.recall - self.error >= recall
+        """Whether it is that good, and not by the luck of the sample: with 95 % confidence."""
+        return self.recall - 1.645 * self.error >= recall
 
 
 def recall_of(found: Sequence[Neighbour], truth: Sequence[Neighbour]) -> float:

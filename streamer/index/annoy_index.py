@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import EngineUnavailableError, IndexMissingError, StoreWriteError
-from streamer.files import fsync_file
+from streamer.files import fsync_file, mapped_bytes
 
 __all__ = ["AnnoyIndex", "annoy_installed", "build_annoy", "require_annoy"]
 
+# What may be held of the file before it is mapped anew, and the queries between two looks.
+MAPPED_BYTES = 384 * 2**20
+_LOOK_EVERY = 16
 _MOST_NODES = 2**31 - 1  # Annoy counts in C's int
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -142,8 +145,9 @@ class AnnoyIndex:
 
     def __init__(self, path: Path, dimension: int, n_items: int) -> None:
         self._index = _annoy(dimension)
+        self._path = str(path)
         try:
-            self._index.load(str(path))
+            self._index.load(self._path)
         except OSError as error:
             raise IndexMissingError(f"{path}: the index does not open ({error}); run 'streamer index' again") from error
         if self._index.get_n_items() != n_items:
@@ -163,10 +167,19 @@ class AnnoyIndex:
         positions = np.full((len(queries), count), -1, dtype=np.int64)
         distances = np.full((len(queries), count), np.inf, dtype=np.float32)
         for row, query in enumerate(queries):
+            if row % _LOOK_EVERY == 0:
+                self._let_go()
             found, away = self._index.get_nns_by_vector(query, count, effort, include_distances=True)
             positions[row, : len(found)], distances[row, : len(away)] = found, away
         # Annoy's angular distance is the Euclidean distance of the unit vectors: sqrt(2 - 2 cos).
         return positions, (1 - np.square(distances) / 2).astype(np.float32)
+
+    def _let_go(self) -> None:
+        """Map the file anew when so much of it is held that it weighs on the budget."""
+        held = mapped_bytes()
+        if held is not None and held > MAPPED_BYTES:
+            self._index.unload()
+            self._index.load(self._path)
 
     def close(self) -> None:
         """Unmap the file."""

@@ -167,12 +167,12 @@ class IvfIndex:
         for first, last in zip(groups, [*groups[1:], len(order)], strict=True):
             begin, size = int(begins.flat[order[first]]), int(sizes.flat[order[first]])
             vectors = self._vectors[begin : begin + size]
+            self._mapped.touched(vectors.nbytes)
             if last - first == 1:
                 np.dot(vectors, queries[owners[first]], out=flat[places[first] : places[first] + size])
                 continue
             for place, line in zip(places[first:last], queries[owners[first:last]] @ vectors.T, strict=True):
                 flat[place : place + size] = line
-        self._mapped.touched(int(sizes.sum()) * self._vectors.shape[1] * 4)
         count = min(count, width)
         best = np.argpartition(scores, width - count, axis=1)[:, width - count :]
         near = np.take_along_axis(scores, best, axis=1)
