@@ -23,6 +23,8 @@ __all__ = ["IvfIndex", "VectorSpool", "write_ivf"]
 _BLOCK_BYTES = 4 * 2**20
 # Scores of the queries that share one pass.
 _SCORES_BYTES = 16 * 2**20
+# So many of the largest are found faster one after the other.
+_FEW = 16
 
 
 class VectorSpool:
@@ -188,10 +190,15 @@ class IvfIndex:
         """Clusters whose centres are nearest to each query: shape (q, count), int64, in ascending order."""
         scores = queries @ self.centroids.T - self._halves
         count = min(count, len(self.centroids))
-        nearest: NDArray[np.int64] = np.sort(
-            np.argpartition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count :], axis=1
-        )
-        return nearest
+        if count > _FEW:
+            nearest = np.argpartition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count :]
+        else:
+            nearest = np.empty((len(queries), count), dtype=np.int64)
+            for column in range(count):
+                nearest[:, column] = scores.argmax(axis=1)
+                scores[np.arange(len(queries)), nearest[:, column]] = -np.inf
+        found: NDArray[np.int64] = np.sort(nearest, axis=1)
+        return found
 
     def members(self, cluster: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Positions of a cluster's vectors, shape (n,), int64, and the vectors, shape (n, dimension), float32."""
