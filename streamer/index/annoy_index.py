@@ -21,7 +21,8 @@ __all__ = ["AnnoyIndex", "annoy_installed", "build_annoy", "require_annoy"]
 
 # What may be held of the file before it is mapped anew, and the queries between two looks.
 MAPPED_BYTES = 384 * 2**20
-_LOOK_EVERY = 16
+_LOOK_EVERY = 4
+_BLOCK_BYTES = 4 * 2**20
 _MOST_NODES = 2**31 - 1  # Annoy counts in C's int
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -120,9 +121,13 @@ def _verify(path: Path, dimension: int, n_items: int) -> None:
 
     A node is the number of its descendants, two numbers of children or a norm, and a vector, each of four bytes.
     """
-    words = 3 + dimension
-    numbers = np.memmap(path, dtype=np.int32, mode="r")
-    if len(numbers) % words or len(numbers) < words * n_items or (numbers[::words] < 1).any():
+    node_bytes = 4 * (3 + dimension)
+    size = path.stat().st_size
+    whole = size % node_bytes == 0 and size >= node_bytes * n_items
+    with path.open("rb") as file:  # not through a map, all of which would be held
+        while whole and (block := file.read(node_bytes * max(1, _BLOCK_BYTES // node_bytes))):
+            whole = bool((np.frombuffer(block, np.int32)[:: 3 + dimension] >= 1).all())
+    if not whole:
         raise StoreWriteError(f"{path}: the disk lost part of what was written; the index before stays as it is")
 
 
