@@ -276,7 +276,7 @@ class _Job:
             _LOG.warning("run.max_minutes are over after %s; the next run goes on from there", what)
 
     def _require_space(self, changes: Changes, extractor: Extractor) -> None:
-        images = changes.pending_count - changes.likely_moved()
+        images = changes.pending_count - self._likely_moved(changes)
         outputs = extractor.network.spec().outputs.values()
         row_bytes = 4 * sum(int(np.prod(shape)) for shape in outputs) + _NAMES_BYTES
         require_space(self.config.store, images * row_bytes, f"extracting {images} images")
@@ -290,13 +290,17 @@ class _Job:
                 f"{source.place}: holds no images at all, but the store holds {held}: nothing was changed. Is the "
                 "disk mounted? If the images are really gone, run once with --set source.allow_empty=true"
             )
-        lost = gone - changes.likely_moved()
+        lost = gone - self._likely_moved(changes)
         if lost > source.max_removed * held and changes.seen:
             raise StreamerError(
                 f"{source.place}: {lost} of the {held} images in the store are gone, more than source.max_removed "
                 f"allows ({source.max_removed:.0%}): nothing was changed. Is part of the library not mounted? If the "
                 "images are really gone, run once with --set source.max_removed=1"
             )
+
+    def _likely_moved(self, changes: Changes) -> int:
+        """The images of a file in STL-10's format are all of one size, which tells nothing of where they went."""
+        return 0 if self.config.source.stl10 else changes.likely_moved()
 
     def _source(self) -> FolderSource | Stl10Source:
         folder, exclude = self.config.source.folder, list(self.config.source.exclude)

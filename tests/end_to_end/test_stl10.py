@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pytest
 import yaml
 from PIL import Image
 
-from streamer.config import load_config
+from streamer.config import Config, load_config
+from streamer.errors import StreamerError
 from streamer.pipeline import run
 from streamer.searcher import Searcher
+from streamer.store import Store
 from tests.end_to_end.test_pipeline import features_by_key
 from tests.images.test_stl10 import NAMES, images, write
 
@@ -41,3 +45,36 @@ def test_a_file_in_stl10_format_is_a_library_like_any_other(tmp_path: Path) -> N
     with Searcher(configs["stl10"].store) as searcher:
         (result,) = searcher.search([f"{tmp_path / 'train_X.bin'}#4"], k=1)
     assert (result.hits[0].key, result.hits[0].label, result.hits[0].score) == ("train_X/0000004", "bird", 1.0)
+
+
+def test_half_a_file_is_taken_for_a_mishap(tmp_path: Path) -> None:
+    """Its images are all of one size, by which those that are gone would have passed for moved."""
+    path = write(tmp_path, images(6))
+    config = config_of(tmp_path)
+    assert run(config).images["added"] == 6
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(StreamerError, match=r"3 of the 6 images in the store are gone.*nothing was changed"):
+        run(config)
+    with Store(config.store) as store:
+        assert len(store) == 6
+
+
+def test_new_labels_are_noticed_without_new_images(tmp_path: Path) -> None:
+    write(tmp_path, images(3), [1, 2, 3], NAMES)
+    config = config_of(tmp_path, "train_X.bin")
+    run(config)
+    labels = tmp_path / "train_y.bin"
+    labels.write_bytes(bytes([3, 3, 3]))
+    later = (tmp_path / "train_X.bin").stat().st_mtime_ns + 10**9
+    os.utime(labels, ns=(later, later))
+    run(config)
+    with Store(config.store) as store:
+        assert {entry.label for entry in store.entries(store.images()[:, 0].tolist()).values()} == {"car"}
+
+
+def config_of(folder: Path, name: str = "unlabeled_X.bin") -> Config:
+    path = folder / "a.yaml"
+    path.write_text(
+        yaml.safe_dump({"store": "a.store", "source": {"stl10": name}, "backbone": {"name": "vgg16_compact"}})
+    )
+    return load_config(path, ["memory.budget=8GiB"])
