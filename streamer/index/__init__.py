@@ -4,14 +4,13 @@ from streamer.index.annoy_index import AnnoyIndex, annoy_installed, build_annoy,
 from streamer.index.arrays import MappedArray
 from streamer.index.base import CandidateIndex
 from streamer.index.check import fall_back, index_faults
-from streamer.index.exact import METRICS, Best, Metric, TopOfBlock, exact_candidates
+from streamer.index.exact import Best, Metric, TopOfBlock, exact_candidates
 from streamer.index.generation import Draft, Generation, Manifest, current_generation, published_number
 from streamer.index.ivf import IvfIndex, VectorSpool, write_ivf
 from streamer.index.open import open_candidates
 from streamer.index.rerank import cosines, distances
 
 __all__ = [
-    "METRICS",
     "AnnoyIndex",
     "Best",
     "CandidateIndex",

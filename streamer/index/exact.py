@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["METRICS", "Best", "Metric", "TopOfBlock", "exact_candidates"]
+__all__ = ["Best", "Metric", "TopOfBlock", "exact_candidates"]
 
 Metric = Literal["cosine", "l2"]
-METRICS: tuple[Metric, ...] = ("cosine", "l2")
 
 TopOfBlock = Callable[
     [NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], int],

@@ -121,10 +121,6 @@ class Draft:
     def reducer_path(self) -> Path:
         return self.path / "reducer.npz"
 
-    @property
-    def annoy_path(self) -> Path:
-        return self.path / "annoy.ann"
-
     def writing_images(self, count: int) -> contextlib.AbstractContextManager[Callable[[NDArray[np.int64]], None]]:
         """Write ``images.npy``: gives a function that appends blocks of (id, shard, row), shape (n, 3), int64."""
         return writing_array(self.path / "images.npy", "<i8", (count, 3))
