@@ -43,6 +43,7 @@ from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.joins import knn_graph
 from streamer.neighbours import Neighbours
 from streamer.records import FeatureBatch, ImageRef
+from streamer.residency import MAPS
 from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact
 from streamer.searcher import Searcher
 from streamer.store import CatalogWriter, FeatureSpec, Store, StoreLock, StoreWriter
@@ -276,7 +277,7 @@ def peers(folder: Path, scale: float) -> dict[str, Any]:
     opened: dict[str, tuple[ReducedIndex, int]] = {}
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(Store(path))
-        store.map_at_most(BUDGET // 4)
+        MAPS.bound(BUDGET)
         kinds = [kind for kind in ("ivf", "annoy") if kind == "ivf" or importlib.util.find_spec("annoy")]
         for number, kind in enumerate(kinds):
             found[f"{kind}_build_seconds"] = build(path, kind, 128, candidates=candidates, reduce=number == 0)

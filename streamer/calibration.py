@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact
 from streamer.store import Store
@@ -53,6 +54,14 @@ def recall_of(found: Sequence[Neighbour], truth: Sequence[Neighbour]) -> float:
     return min(1.0, sum(each.score >= truth[-1].score - 1e-6 for each in found) / len(truth))
 
 
+def _others(ids: NDArray[np.int64], found: Sequence[Sequence[Neighbour]]) -> list[list[Neighbour]]:
+    """Of the neighbours of images of the store, those that are not the image itself."""
+    return [
+        [each for each in neighbours if each.entry.id != number][:_K]
+        for number, neighbours in zip(ids.tolist(), found, strict=True)
+    ]
+
+
 def calibrate(store: Store, index: ReducedIndex, *, candidates: int, recall: float, effort: int | None = None) -> Tuned:
     """Find the smallest search effort that reaches a recall, on rows of the store taken as queries.
 
@@ -65,7 +74,7 @@ def calibrate(store: Store, index: ReducedIndex, *, candidates: int, recall: flo
     index : ReducedIndex
     candidates : int
     recall : float
-        Recall@10 asked for, against exact search.
+        Recall@10 asked for, against exact search, the image that is asked for not counted.
     effort : int, optional
         Take this one, and only measure.
 
@@ -77,11 +86,12 @@ def calibrate(store: Store, index: ReducedIndex, *, candidates: int, recall: flo
     sample = np.random.default_rng(0).choice(index.rows, min(index.rows, most), replace=False, shuffle=False)
     images = index.images(np.sort(sample))
     queries = store.rows(store.spec.indexed, images[:, 1], images[:, 2])
-    truths = nearest_exact(store, queries, _K)
+    # An image finds itself, which is no merit.
+    truths = _others(images[:, 0], nearest_exact(store, queries, _K + 1))
 
     def measured(effort: int) -> Tuned:
-        found = nearest_approximate(store, index, queries, _K, candidates=candidates, effort=effort)
-        each = [recall_of(*pair) for pair in zip(found, truths, strict=True)]
+        found = nearest_approximate(store, index, queries, _K + 1, candidates=candidates, effort=effort)
+        each = [recall_of(*pair) for pair in zip(_others(images[:, 0], found), truths, strict=True)]
         tuned = Tuned(effort, float(np.mean(each)), float(np.std(each) / np.sqrt(len(each))))
         _LOG.debug("effort %d: recall@10 %.4f +- %.4f", effort, tuned.recall, tuned.error)
         return tuned

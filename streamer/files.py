@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import mmap
 import os
 import shutil
 import sys
@@ -122,18 +121,6 @@ def digest_of(path: Path) -> tuple[int, bytes]:
             digest.update(block)
             size += len(block)
     return size, digest.digest()
-
-
-def mapped_bytes() -> int | None:
-    """Bytes of mapped files that count as this process's own memory now; None where the system does not say.
-
-    Reading one row through a map may bring megabytes along: the system maps as it has cached.
-    """
-    try:
-        shared_pages = int(Path("/proc/self/statm").read_bytes().split()[2])
-    except (OSError, ValueError, IndexError):
-        return None
-    return shared_pages * mmap.PAGESIZE
 
 
 def require_space(folder: Path, n_bytes: int, purpose: str) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamer.config import Search
 from streamer.errors import IndexMissingError
 from streamer.index import Generation, IvfIndex, Metric, TopOfBlock, current_generation, published_number
+from streamer.residency import MAPS
 from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact, newer_candidates
 from streamer.store import ShardMissingError, Store
 
@@ -23,8 +24,6 @@ __all__ = ["Neighbours"]
 _LOG = logging.getLogger(__name__)
 # Each time that compact removes shards, once in 4 GiB and at its end, a scan begins again.
 _TRIES = 10
-# Queries that share one pass over the index: what they propose and the rows to rank it by are held together.
-_TOGETHER = 512
 # Multiplications that take a CPU longer than a GPU takes to get ready.
 _WORTH_A_GPU = 2 * 10**12
 
@@ -84,7 +83,7 @@ class Neighbours:
     def _read_settings(self) -> None:
         self.settings = self.store.catalog.settings()
         self.defaults = Search(**self.settings.get("search", {}))
-        self.store.map_at_most(self.budget_bytes // 4)
+        MAPS.bound(self.budget_bytes)
 
     @property
     def budget_bytes(self) -> int:
@@ -165,22 +164,11 @@ class Neighbours:
         assert self.generation is not None
         measured = self.generation.manifest
         newer = newer_candidates(self.store, queries, measured.newest_id, k)
-        found: list[list[Neighbour]] = []
-        for start in range(0, len(queries), _TOGETHER):
-            part = slice(start, start + _TOGETHER)
-            # Fewer candidates than it was tuned for are no reason to look less far for them.
-            effort = max(measured.effort, measured.effort * candidates // max(1, measured.candidates))
-            found += nearest_approximate(
-                self.store,
-                index,
-                queries[part],
-                k,
-                candidates=candidates,
-                effort=effort,
-                rerank=rerank,
-                beside=None if newer is None else newer[part],
-            )
-        return found
+        # Fewer candidates than it was tuned for are no reason to look less far for them.
+        effort = max(measured.effort, measured.effort * candidates // max(1, measured.candidates))
+        return nearest_approximate(
+            *(self.store, index, queries, k), candidates=candidates, effort=effort, rerank=rerank, beside=newer
+        )
 
     def _follow(self) -> None:
         """Take up the generation that is published now."""

@@ -106,7 +106,7 @@ def test_many_queries_get_what_each_gets_alone_with_newer_images_beside_the_inde
     delete(path, [f"c{number % 3}/{number:04d}.jpg" for number in (3, 5, 301)])
     live = np.setdiff1d(np.arange(360), [3, 5, 301])
     rows, queries = np.concatenate([features(300), features(60, seed=2)])[live], features(50, seed=3)
-    monkeypatch.setattr("streamer.neighbours._TOGETHER", 7)
+    monkeypatch.setattr("streamer.retrieval.approximate._TOGETHER", 7)
     with Neighbours(path) as neighbours:
         together = neighbours.nearest(queries, 6)
         assert together == [neighbours.nearest(query[None], 6)[0] for query in queries]

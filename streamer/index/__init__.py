@@ -6,7 +6,7 @@ from streamer.index.base import CandidateIndex
 from streamer.index.check import fall_back, index_faults
 from streamer.index.exact import Best, Metric, TopOfBlock, exact_candidates
 from streamer.index.generation import Draft, Generation, Manifest, current_generation, published_number
-from streamer.index.ivf import IvfIndex, VectorSpool, write_ivf
+from streamer.index.ivf import IvfIndex, Spool, write_ivf
 from streamer.index.open import open_candidates
 from streamer.index.rerank import cosines, distances
 
@@ -21,7 +21,7 @@ __all__ = [
     "MappedArray",
     "Metric",
     "TopOfBlock",
-    "VectorSpool",
+    "Spool",
     "annoy_installed",
     "build_annoy",
     "cosines",

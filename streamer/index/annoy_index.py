@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import EngineUnavailableError, IndexMissingError, StoreWriteError
-from streamer.files import fsync_file, mapped_bytes
+from streamer.files import fsync_file
+from streamer.residency import MAPS
 
 __all__ = ["AnnoyIndex", "annoy_installed", "build_annoy", "require_annoy"]
 
-# What may be held of the file before it is mapped anew, and the queries between two looks.
-MAPPED_BYTES = 384 * 2**20
-_LOOK_EVERY = 4
 _BLOCK_BYTES = 4 * 2**20
 _MOST_NODES = 2**31 - 1  # Annoy counts in C's int
 _START = (
@@ -116,12 +115,14 @@ def build_annoy(path: Path, vectors: Iterable[NDArray[np.float32]], dimension: i
     return position
 
 
-def _verify(path: Path, dimension: int, n_items: int) -> None:
-    """Annoy says nothing when its file cannot grow; the nodes that it lost are all zero then.
+def _node_bytes(dimension: int) -> int:
+    """The number of its descendants, two numbers of children or a norm, and a vector, each of four bytes."""
+    return 4 * (3 + dimension)
 
-    A node is the number of its descendants, two numbers of children or a norm, and a vector, each of four bytes.
-    """
-    node_bytes = 4 * (3 + dimension)
+
+def _verify(path: Path, dimension: int, n_items: int) -> None:
+    """Annoy says nothing when its file cannot grow; the nodes that it lost are all zero then."""
+    node_bytes = _node_bytes(dimension)
     size = path.stat().st_size
     whole = size % node_bytes == 0 and size >= node_bytes * n_items
     with path.open("rb") as file:  # not through a map, all of which would be held
@@ -150,9 +151,11 @@ class AnnoyIndex:
 
     def __init__(self, path: Path, dimension: int, n_items: int) -> None:
         self._index = _annoy(dimension)
-        self._path = str(path)
+        self._path = path
+        self._node_bytes = _node_bytes(dimension)
+        self._in_use = threading.RLock()
         try:
-            self._index.load(self._path)
+            self._index.load(str(path))
         except OSError as error:
             raise IndexMissingError(f"{path}: the index does not open ({error}); run 'streamer index' again") from error
         if self._index.get_n_items() != n_items:
@@ -160,6 +163,7 @@ class AnnoyIndex:
             self._index.unload()
             raise IndexMissingError(f"{path}: holds {found} vectors, not {n_items}; run 'streamer index' again")
         self.full_effort = min(_MOST_NODES, max(1, self._index.get_n_trees()) * n_items)
+        self._leave = MAPS.join(self._let_go)
 
     def first_effort(self, count: int) -> int:
         """Nodes to look at; see `CandidateIndex`."""
@@ -171,21 +175,29 @@ class AnnoyIndex:
         """Positions and cosines of the nearest vectors; see `CandidateIndex`."""
         positions = np.full((len(queries), count), -1, dtype=np.int64)
         distances = np.full((len(queries), count), np.inf, dtype=np.float32)
+        looked_at = min(effort, self.full_effort)
         for row, query in enumerate(queries):
-            if row % _LOOK_EVERY == 0:
-                self._let_go()
-            found, away = self._index.get_nns_by_vector(query, count, effort, include_distances=True)
+            with self._in_use:
+                found, away = self._index.get_nns_by_vector(query, count, looked_at, include_distances=True)
             positions[row, : len(found)], distances[row, : len(away)] = found, away
+            MAPS.touched(looked_at * self._node_bytes)
         # Annoy's angular distance is the Euclidean distance of the unit vectors: sqrt(2 - 2 cos).
         return positions, (1 - np.square(distances) / 2).astype(np.float32)
 
-    def _let_go(self) -> None:
-        """Map the file anew when so much of it is held that it weighs on the budget."""
-        held = mapped_bytes()
-        if held is not None and held > MAPPED_BYTES:
+    def _let_go(self) -> bool:
+        """Map the file anew, unless a search is looking at it, or it has been removed since and could not be."""
+        if not self._in_use.acquire(blocking=False):
+            return False
+        try:
+            if not self._path.is_file():
+                return False
             self._index.unload()
-            self._index.load(self._path)
+            self._index.load(str(self._path))
+        finally:
+            self._in_use.release()
+        return True
 
     def close(self) -> None:
         """Unmap the file."""
+        self._leave()
         self._index.unload()

@@ -11,14 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.files import mapped_bytes
+from streamer.residency import MAPS
 
 __all__ = ["MappedArray", "writing_array"]
-
-# What may stay mapped: the pages stay in the system's cache, but they count as the process's own while they are mapped.
-_MAPPED_BYTES = 64 * 2**20
-# After so much has been read, it is looked how much is held.
-_LOOK_BYTES = 4 * 2**20
 
 
 @contextlib.contextmanager
@@ -38,7 +33,7 @@ def writing_array(path: Path, dtype: str, shape: tuple[int, ...]) -> Iterator[Ca
 
 
 class MappedArray:
-    """A ``.npy`` file of little-endian numbers, mapped for reading; now and then its pages are let go of.
+    """A ``.npy`` file of little-endian numbers, mapped for reading, within the bound for all maps.
 
     Parameters
     ----------
@@ -64,20 +59,22 @@ class MappedArray:
             offset, count = file.tell(), int(np.prod(shape))
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.array: NDArray[Any] = np.frombuffer(self._map, dtype, count, offset).reshape(shape)
-        self._touched = 0
+        self._leave = MAPS.join(self._let_go)
 
     def touched(self, n_bytes: int) -> None:
         """Note that so much of it was read."""
-        self._touched += n_bytes
-        if self._touched < _LOOK_BYTES or not hasattr(self._map, "madvise"):
-            return
-        held = mapped_bytes()
-        if self._touched > _MAPPED_BYTES or (held is not None and held > 2 * _MAPPED_BYTES):
+        MAPS.touched(n_bytes)
+
+    def _let_go(self) -> bool:
+        if not hasattr(self._map, "madvise"):
+            return False
+        if not self._map.closed:
             self._map.madvise(mmap.MADV_DONTNEED)
-            self._touched = 0
+        return True
 
     def close(self) -> None:
         """Unmap the file, unless somebody still holds the array."""
+        self._leave()
         self.array = np.empty((0,) * self.array.ndim, self.array.dtype)
         with contextlib.suppress(BufferError):
             self._map.close()

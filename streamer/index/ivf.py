@@ -9,8 +9,10 @@ answer is ranked at full precision anyway.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,45 +20,71 @@ from numpy.typing import NDArray
 from streamer.errors import IndexMissingError
 from streamer.index.arrays import MappedArray, writing_array
 
-__all__ = ["IvfIndex", "VectorSpool", "write_ivf"]
+__all__ = ["IvfIndex", "Spool", "write_ivf"]
 
 _BLOCK_BYTES = 4 * 2**20
-# Scores of the queries that share one pass.
-_SCORES_BYTES = 16 * 2**20
+# Scores, and the places they are partitioned by, of the queries that share one pass.
+_SCORES_BYTES = 32 * 2**20
+_SCORE_BYTES = 12
 # So many of the largest are found faster one after the other.
 _FEW = 16
-# So many queries are multiplied with a cluster faster one after the other, while it is in the cache: BLAS copies a matrix
-# before it multiplies it with another (of 180 x 128 with 3: 12 microseconds for 24).
+# So many queries are multiplied with a cluster faster one after the other, while it is in the cache: BLAS copies a
+# matrix before it multiplies it with another (of 180 x 128 with 3 vectors: 12 microseconds in the place of 24).
 _FEW_QUERIES = 6
 
 
-class VectorSpool:
-    """Vectors on disk, while an index is made of them.
+class Spool:
+    """Rows on disk, while an index is made of them.
 
     Parameters
     ----------
     path : Path
     dimension : int
+        Length of a row.
+    dtype : {"<f4", "<i8"}
+        Vectors, or the places of images.
     """
 
-    def __init__(self, path: Path, dimension: int) -> None:
+    def __init__(self, path: Path, dimension: int, dtype: str = "<f4") -> None:
         self.path = path
         self.dimension = dimension
+        self.dtype = np.dtype(dtype)
         self.count = 0
 
-    def fill(self, blocks: Iterable[NDArray[np.float32]]) -> None:
-        """Write blocks of shape (n, dimension), float32, one after the other."""
-        with self.path.open("wb") as file:
+    def fill(self, blocks: Iterable[NDArray[Any]]) -> None:
+        """Write blocks of shape (n, dimension), one after the other."""
+        with self.filling() as append:
             for block in blocks:
-                file.write(np.ascontiguousarray(block, dtype=np.float32).tobytes())
+                append(block)
+
+    @contextlib.contextmanager
+    def filling(self) -> Iterator[Callable[[NDArray[Any]], None]]:
+        """Give a function that appends blocks of shape (n, dimension)."""
+        with self.path.open("wb") as file:
+
+            def append(block: NDArray[Any]) -> None:
+                file.write(np.ascontiguousarray(block, dtype=self.dtype).tobytes())
                 self.count += len(block)
 
-    def rows(self, positions: NDArray[np.int64] | slice) -> NDArray[np.float32]:
-        """Vectors by position: shape (n, dimension), float32. Mapped for this one reading."""
-        mapped = np.memmap(self.path, np.float32, mode="r", shape=(self.count, self.dimension))
-        return np.array(mapped[positions])
+            yield append
 
-    def batches(self, rows: int, total: int, seed: int) -> Iterator[NDArray[np.float32]]:
+    def run(self, start: int, count: int) -> NDArray[Any]:
+        """So many rows that stand together, or as many as there are: shape (n, dimension)."""
+        n_bytes = self.dimension * self.dtype.itemsize
+        count = min(count, self.count - start)
+        return np.fromfile(self.path, self.dtype, count * self.dimension, offset=start * n_bytes).reshape(count, -1)
+
+    def rows(self, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows by position: shape (n, dimension). Not through a map, most of which would be held."""
+        found = np.empty((len(positions), self.dimension), self.dtype)
+        with self.path.open("rb", buffering=0) as file:
+            for row, position in zip(found, positions.tolist(), strict=True):
+                file.seek(position * row.nbytes)
+                if file.readinto(row.data) != row.nbytes:
+                    raise OSError(f"{self.path}: ends before row {position}")
+        return found
+
+    def batches(self, rows: int, total: int, seed: int) -> Iterator[NDArray[Any]]:
         """Batches drawn at random, without replacement until all have had their turn, `total` rows in all."""
         chance = np.random.default_rng(seed)
         while total > 0:
@@ -67,14 +95,14 @@ class VectorSpool:
 
 
 def write_ivf(
-    folder: Path, spool: VectorSpool, centroids: NDArray[np.float32], check_stop: Callable[[], None]
+    folder: Path, spool: Spool, centroids: NDArray[np.float32], check_stop: Callable[[], None]
 ) -> NDArray[np.int64]:
     """Write the files of an inverted file.
 
     Parameters
     ----------
     folder : Path
-    spool : VectorSpool
+    spool : Spool
     centroids : ndarray of shape (clusters, dimension), float32
         Those that no vector is nearest to are left out.
     check_stop : callable
@@ -89,7 +117,7 @@ def write_ivf(
     halves = _halves(centroids)
     step = max(1, _BLOCK_BYTES // (4 * max(centroids.shape)))
     for start in range(0, spool.count, step):
-        labels[start : start + step] = np.argmax(spool.rows(slice(start, start + step)) @ centroids.T - halves, axis=1)
+        labels[start : start + step] = np.argmax(spool.run(start, step) @ centroids.T - halves, axis=1)
         check_stop()
     sizes = np.bincount(labels, minlength=len(centroids))
     order: NDArray[np.int64] = np.argsort(labels, kind="stable")
@@ -146,19 +174,19 @@ class IvfIndex:
         """Positions and cosines of the nearest vectors; see `CandidateIndex`."""
         positions = np.full((len(queries), count), -1, dtype=np.int64)
         cosines = np.full((len(queries), count), -np.inf, dtype=np.float32)
-        looked_at = len(self._vectors) * min(effort, self.full_effort) / self.full_effort
-        step = max(1, int(_SCORES_BYTES // (4 * looked_at)))
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            found, scores = self._among_nearest(queries[part], count, effort)
-            positions[part, : found.shape[1]], cosines[part, : found.shape[1]] = found, scores
+        step = max(1, _SCORES_BYTES // (_SCORE_BYTES * self.full_effort))
+        for first in range(0, len(queries), step):
+            clusters = self.nearest_clusters(queries[first : first + step], effort)
+            for block in _blocks((self.starts[clusters + 1] - self.starts[clusters]).sum(axis=1)):
+                part = slice(first + block.start, first + block.stop)
+                found, scores = self._among(queries[part], count, clusters[block])
+                positions[part, : found.shape[1]], cosines[part, : found.shape[1]] = found, scores
         return positions, cosines
 
-    def _among_nearest(
-        self, queries: NDArray[np.float32], count: int, probes: int
+    def _among(
+        self, queries: NDArray[np.float32], count: int, clusters: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Shape (q, <= count): each cluster is read once, for all the queries that look into it."""
-        clusters = self.nearest_clusters(queries, probes)
         begins, sizes = self.starts[clusters], self.starts[clusters + 1] - self.starts[clusters]
         ends = np.cumsum(sizes, axis=1)  # where a cluster's scores end in the line of the query
         width = int(ends[:, -1].max())
@@ -216,6 +244,20 @@ class IvfIndex:
         """Unmap the files."""
         self._vectors = np.empty((0, 0), np.float32)
         self._mapped.close()
+
+
+def _blocks(rows: NDArray[np.int64]) -> Iterator[slice]:
+    """Cut queries that look at so many rows each, as many as the widest of a block, into blocks of bounded size.
+
+    Clusters may be of very different sizes: nine photos in ten may be black.
+    """
+    start, widest = 0, 0
+    for number, width in enumerate(rows.tolist()):
+        widest = max(widest, width)
+        if number > start and (number + 1 - start) * widest * _SCORE_BYTES > _SCORES_BYTES:
+            yield slice(start, number)
+            start, widest = number, width
+    yield slice(start, len(rows))
 
 
 def _halves(centroids: NDArray[np.float32]) -> NDArray[np.float32]:

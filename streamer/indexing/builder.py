@@ -18,6 +18,7 @@ from streamer.indexing.settings import IndexSettings
 from streamer.memory import resident_bytes
 from streamer.records import Progress
 from streamer.reduction import Reducer, block_sizes, fit, usable_components
+from streamer.residency import MAPS
 from streamer.retrieval import ReducedIndex
 from streamer.store import Store
 
@@ -117,6 +118,7 @@ class IndexBuilder:
         draft, reducer = self._draft()
         rows = self._counted("index", located_blocks(store, wanted.output))
         make_candidates(wanted, draft, reducer, rows, self._check_stop)
+        MAPS.bound(self._budget)
         with ReducedIndex(wanted.kind, draft.path) as index:
             tuned = calibrate(
                 store,

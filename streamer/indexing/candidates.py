@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.files import require_space
-from streamer.index import Draft, Manifest, VectorSpool, build_annoy, write_ivf
+from streamer.index import Draft, Manifest, Spool, build_annoy, write_ivf
 from streamer.reduction import Reducer, fit_centroids
 from streamer.store import Store
 
 __all__ = ["located_blocks", "make_candidates"]
 
 _BLOCK_BYTES = 8 * 2**20
+_IMAGES_TOGETHER = 2**16
 # Rows that k-means sees for each cluster, all batches together, and in one batch at the least.
 _ROWS_A_CLUSTER = 300
 _BATCH_ROWS = 4096
@@ -71,17 +72,9 @@ def _make_annoy(
 def _make_ivf(
     wanted: Manifest, draft: Draft, reducer: Reducer, blocks: Iterable[Located], check_stop: Callable[[], None]
 ) -> None:
-    images = np.empty((wanted.rows, 3), dtype=np.int64)
-
-    def vectors() -> Iterator[NDArray[np.float32]]:
-        done = 0
-        for part, features in blocks:
-            images[done : done + len(part)] = part
-            done += len(part)
-            yield reducer.transform(features)
-
-    spool = VectorSpool(draft.path / "vectors.spool", len(reducer.components))
-    spool.fill(vectors())
+    images = Spool(draft.path / "images.spool", 3, "<i8")
+    spool = Spool(draft.path / "vectors.spool", len(reducer.components))
+    spool.fill(_reduced(blocks, reducer, images))
     total = max(spool.count, min(10 * spool.count, _ROWS_A_CLUSTER * wanted.parts))
 
     def batches() -> Iterator[NDArray[np.float32]]:
@@ -92,5 +85,15 @@ def _make_ivf(
     centroids = fit_centroids(batches(), wanted.parts, wanted.seed)
     order = write_ivf(draft.path, spool, centroids, check_stop)
     with draft.writing_images(wanted.rows) as append:
-        append(images[order])
+        for start in range(0, len(order), _IMAGES_TOGETHER):
+            append(images.rows(order[start : start + _IMAGES_TOGETHER]))
     spool.path.unlink()
+    images.path.unlink()
+
+
+def _reduced(blocks: Iterable[Located], reducer: Reducer, images: Spool) -> Iterator[NDArray[np.float32]]:
+    """Reduced vectors of all blocks; where they come from is noted on the way."""
+    with images.filling() as append:
+        for part, features in blocks:
+            append(part)
+            yield reducer.transform(features)

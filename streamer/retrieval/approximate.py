@@ -16,6 +16,10 @@ from streamer.store import Store
 
 __all__ = ["nearest_approximate", "newer_candidates"]
 
+# Candidates of the queries that share one pass, about 100 bytes each; and those queries, however few they have each.
+_CANDIDATES_TOGETHER = 200_000
+_TOGETHER = 512
+
 
 def nearest_approximate(
     store: Store,
@@ -56,25 +60,44 @@ def nearest_approximate(
     # Without a ranking to come, more than the answer would be found in vain.
     pending, asked = np.arange(len(queries)), max(k, candidates) if rerank else k
     while len(pending):
-        part = queries[pending]
         looked = min(max(effort, effort * asked // max(1, candidates)), max(effort, index.index.full_effort))
-        positions, near = index.candidates(part, asked, looked)
-        owners, columns = np.nonzero(positions >= 0)
-        pool, there = _located(store, Pool(owners, index.images(positions[owners, columns])))
-        scores = score(store, part, pool) if rerank else near[owners, columns][there].astype(np.float64)
-        if beside is not None:
-            newer = pool_of(store, beside[pending])
-            newer_scores = score(store, part, newer) if rerank else _reduced_scores(store, index, part, newer)
-            order = np.argsort(np.append(pool.owners, newer.owners), kind="stable")
-            pool = Pool(np.append(pool.owners, newer.owners)[order], np.concatenate([pool.images, newer.images])[order])
-            scores = np.append(scores, newer_scores)[order]
-        ranked, short = rank(store, len(part), pool, scores, k)
-        for query, neighbours in zip(pending.tolist(), ranked, strict=True):
-            found[query] = neighbours
+        step = max(1, min(_TOGETHER, _CANDIDATES_TOGETHER // min(asked, max(1, index.rows))))
+        again = []
+        for start in range(0, len(pending), step):
+            part = pending[start : start + step]
+            newer = None if beside is None else beside[part]
+            pool, scores = _candidates(store, index, queries[part], asked, looked, rerank, newer)
+            ranked, short = rank(store, len(part), pool, scores, k)
+            for query, neighbours in zip(part.tolist(), ranked, strict=True):
+                found[query] = neighbours
+            again.append(part[short])
         if asked >= index.rows and looked >= index.index.full_effort:
             break
-        pending, asked = pending[short], 2 * asked
+        pending, asked = np.concatenate(again), 2 * asked
     return found
+
+
+def _candidates(
+    store: Store,
+    index: ReducedIndex,
+    queries: NDArray[np.float32],
+    count: int,
+    effort: int,
+    rerank: bool,
+    beside: NDArray[np.int64] | None,
+) -> tuple[Pool, NDArray[np.float64]]:
+    """What the index proposes and what stands beside it, and the scores of all."""
+    positions, near = index.candidates(queries, count, effort)
+    owners, columns = np.nonzero(positions >= 0)
+    pool, there = _located(store, Pool(owners, index.images(positions[owners, columns])))
+    scores = score(store, queries, pool) if rerank else near[owners, columns][there].astype(np.float64)
+    if beside is None:
+        return pool, scores
+    newer = pool_of(store, beside)
+    newer_scores = score(store, queries, newer) if rerank else _reduced_scores(store, index, queries, newer)
+    order = np.argsort(np.append(pool.owners, newer.owners), kind="stable")
+    both = Pool(np.append(pool.owners, newer.owners)[order], np.concatenate([pool.images, newer.images])[order])
+    return both, np.append(scores, newer_scores)[order]
 
 
 def _located(store: Store, pool: Pool) -> tuple[Pool, NDArray[np.bool_]]:

@@ -151,9 +151,10 @@ def rank(
         for query, begin, end, head, part in zip(
             pending.tolist(), begins.tolist(), ends.tolist(), heads, parts, strict=True
         ):
+            scored = values[begin:head].tolist()
             live = [
                 Neighbour(Entry(number, *names[number], shard, row), value)
-                for (number, shard, row), value in zip(part, values[begin:head].tolist(), strict=True)
+                for (number, shard, row), value in zip(part, scored, strict=True)
                 if number in names
             ]
             if len(live) < k and head < end:
@@ -161,7 +162,8 @@ def rank(
                 continue
             if len(live) < k:
                 short.append(query)
-            live.sort(key=lambda each: (-each.score, each.entry.key))
+            if len(set(scored)) < len(scored):
+                live.sort(key=lambda each: (-each.score, each.entry.key))
             found[query] = live[:k]
         pending, wanted = np.array(again, dtype=np.intp), 4 * wanted
     return found, np.array(short, dtype=np.intp)

@@ -262,7 +262,7 @@ class Catalog:
             part = ids[start : start + 500]
             marks = ",".join("?" * len(part))
             query = f"SELECT id, key, path, label FROM images WHERE id IN ({marks})"  # noqa: S608
-            found.update((number, rest) for number, *rest in self._db.execute(query, part).fetchall())
+            found.update((row[0], row[1:]) for row in self._db.execute(query, part).fetchall())
         return found
 
     def locate(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -38,7 +38,6 @@ class MappedRows:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.file_bytes = len(self._map)
-        self.touched_bytes = 0
         self._shape = shape
         self._row_floats = int(np.prod(shape[1:]))
         self._chunk_rows = chunk_rows
@@ -87,19 +86,24 @@ class MappedRows:
             raise IndexError(f"row {rows.max()} of {self._shape[0]}")
         starts = self._starts[rows // self._chunk_rows] + (rows % self._chunk_rows) * self._row_floats
         found: NDArray[np.float32] = self._windows[starts].reshape(len(rows), *self._shape[1:])
-        self.touched_bytes += len(rows) * (4 * self._row_floats + _PAGE_BYTES)
         return found
+
+    def pages_bytes(self, rows: int) -> int:
+        """What reading so many rows, wherever they are, maps at the most."""
+        return rows * (4 * self._row_floats + _PAGE_BYTES)
 
     def expect(self, *, random: bool) -> None:
         """Say whether single rows far apart will be read; if not, the system maps what is around one along with it."""
         if hasattr(self._map, "madvise"):
             self._map.madvise(mmap.MADV_RANDOM if random else mmap.MADV_NORMAL)
 
-    def let_go(self) -> None:
+    def let_go(self) -> bool:
         """Leave what was read to the system's cache alone: it no longer counts as the process's own."""
-        if hasattr(self._map, "madvise"):
+        if not hasattr(self._map, "madvise"):
+            return False
+        if not self._map.closed:
             self._map.madvise(mmap.MADV_DONTNEED)
-        self.touched_bytes = 0
+        return True
 
     def close(self) -> None:
         """Unmap the file."""

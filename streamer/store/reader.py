@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import StoreCorruptError, StoreFormatError
-from streamer.files import mapped_bytes
+from streamer.residency import MAPS
 from streamer.store.mapped import MappedRows
 from streamer.store.shard import shard_path
 from streamer.store.spec import FORMAT
@@ -26,8 +26,6 @@ _REMEDY = "restore it, or have 'streamer check STORE --repair' drop it, and the 
 _OPEN_FILES = 64
 # A map costs address space only.
 _MAPPED_FILES = 1024
-# After so much has been read through maps, it is looked how much of them is held.
-_LOOK_BYTES = 2**20
 # Reading a row that nobody wants, between two that are wanted, costs less than another read.
 _SKIPPED_ROWS = 4
 
@@ -47,23 +45,15 @@ class ShardReader:
         What every shard must carry.
     outputs : mapping of str to tuple of int
         Shape of one image's feature, by output name.
-    mapped_bytes : int
-        What may stay mapped of them. The pages belong to the system's cache, but count as the process's own as long.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        fingerprint: str,
-        outputs: Mapping[str, tuple[int, ...]],
-        mapped_bytes: int = 32 * 2**20,
-    ) -> None:
-        self.mapped_bytes = mapped_bytes
+    def __init__(self, folder: Path, fingerprint: str, outputs: Mapping[str, tuple[int, ...]]) -> None:
         self._folder = folder
         self._fingerprint = fingerprint
         self._outputs = outputs
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
         self._mapped: OrderedDict[tuple[int, str], MappedRows | None] = OrderedDict()
+        self._leave: Callable[[], None] | None = None
 
     def rows(self, output: str, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of n images.
@@ -134,6 +124,9 @@ class ShardReader:
 
     def close(self) -> None:
         """Close every file."""
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
         while self._mapped:
             self._unmap()
         for file in self._open.values():
@@ -154,7 +147,7 @@ class ShardReader:
         mapped = self._map(shard, output)
         if mapped is not None:
             out[places] = mapped.read(rows)
-            self._let_go()
+            MAPS.touched(mapped.pages_bytes(len(rows)))
         else:
             _read_apart(self._file(shard)["features"][output], rows, out, places)
 
@@ -163,6 +156,8 @@ class ShardReader:
         if key in self._mapped:
             self._mapped.move_to_end(key)
         else:
+            if self._leave is None:
+                self._leave = MAPS.join(self._let_go)
             if len(self._mapped) >= _MAPPED_FILES:
                 self._unmap()
             dataset = self._file(shard)["features"][output]
@@ -170,26 +165,17 @@ class ShardReader:
                 self._mapped[key] = MappedRows.of(shard_path(self._folder, shard), dataset)
             except FileNotFoundError:  # compact has just removed it: HDF5 still has it open
                 self._mapped[key] = None
+            fit = sum(each.file_bytes for each in self._maps()) <= MAPS.limit_bytes
             for each in self._maps():
-                each.expect(random=not self._all_fit())
+                each.expect(random=not fit)
         return self._mapped[key]
 
-    def _let_go(self) -> None:
-        """Keep to what may stay mapped, as far as can be told."""
-        touched = sum(each.touched_bytes for each in self._maps())
-        if self._all_fit() or touched < min(_LOOK_BYTES, self.mapped_bytes):
-            return
-        held = mapped_bytes()
-        if (touched if held is None else held) > self.mapped_bytes or touched > self.mapped_bytes:
-            for each in self._maps():
-                each.let_go()
+    def _let_go(self) -> bool:
+        handed_back = [each.let_go() for each in self._maps()]
+        return all(handed_back)
 
     def _maps(self) -> Iterator[MappedRows]:
-        return (each for each in self._mapped.values() if each is not None)
-
-    def _all_fit(self) -> bool:
-        """Whether all that is mapped may stay so."""
-        return sum(each.file_bytes for each in self._maps()) <= self.mapped_bytes
+        return (each for each in list(self._mapped.values()) if each is not None)
 
     def _unmap(self) -> None:
         mapped = self._mapped.popitem(last=False)[1]

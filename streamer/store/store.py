@@ -62,10 +62,6 @@ class Store:
         self._reader.close()
         self.catalog.close()
 
-    def map_at_most(self, n_bytes: int) -> None:
-        """Set what may stay mapped of its shards, which makes reading single rows faster; see `ShardReader`."""
-        self._reader.mapped_bytes = n_bytes
-
     def __len__(self) -> int:
         """Number of images that can be searched."""
         return self.catalog.count("images")

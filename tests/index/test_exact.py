@@ -108,3 +108,18 @@ def test_products_made_elsewhere_give_the_same() -> None:
 def test_a_store_without_rows_has_no_neighbours() -> None:
     best = exact_candidates(features(3, 4), iter(()), 5)
     assert best.ids.shape == (3, 0) and not best.undecided.any()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+@pytest.mark.parametrize("length", [2048, 25_088])
+def test_rows_that_are_nearly_flat_and_nearly_equal_are_told_apart(metric: Metric, length: int) -> None:
+    """Lengths summed in float32 were off by more than the neighbours differ, and the wrong ones were handed on."""
+    chance = np.random.default_rng(0)
+    rows = (1.3 + 0.002 * chance.standard_normal((120, 1)) + 1e-3 * chance.standard_normal((120, length)) / 20).astype(
+        np.float32
+    )
+    truth = settled(rows[:5], rows, np.tile(2 * np.arange(120) + 5, (5, 1)), 5, metric)
+    for margin in (1, 16, 60):
+        best = exact_candidates(rows[:5], cut(rows, 50), 5, metric, margin=margin)
+        found = settled(rows[:5], rows, best.ids, 5, metric)
+        assert all(best.undecided[query] or found[query] == truth[query] for query in range(5))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from streamer.errors import IndexMissingError, Interrupted
-from streamer.index import IvfIndex, VectorSpool, write_ivf
+from streamer.index import IvfIndex, Spool, write_ivf
 from streamer.reduction import fit_centroids
+
+ivf = sys.modules["streamer.index.ivf"]
 
 
 def unit(count: int, length: int, seed: int = 0) -> np.ndarray:
@@ -20,7 +24,7 @@ def unit(count: int, length: int, seed: int = 0) -> np.ndarray:
 
 
 def built(folder: Path, rows: np.ndarray, clusters: int) -> tuple[IvfIndex, np.ndarray]:
-    spool = VectorSpool(folder / "spool", rows.shape[1])
+    spool = Spool(folder / "spool", rows.shape[1])
     spool.fill([rows[:100], rows[100:]])
     centroids = fit_centroids(spool.batches(200, 3 * len(rows), seed=1), clusters, seed=1)
     order = write_ivf(folder, spool, centroids, lambda: None)
@@ -96,15 +100,38 @@ def test_it_stops_when_asked(tmp_path: Path) -> None:
     def stop() -> None:
         raise Interrupted("asked")
 
-    spool = VectorSpool(tmp_path / "spool", 4)
+    spool = Spool(tmp_path / "spool", 4)
     spool.fill([unit(50, 4)])
     with pytest.raises(Interrupted):
         write_ivf(tmp_path, spool, unit(3, 4), stop)
 
 
 def test_batches_give_every_vector_its_turn(tmp_path: Path) -> None:
-    spool = VectorSpool(tmp_path / "spool", 1)
+    spool = Spool(tmp_path / "spool", 1)
     spool.fill([np.arange(100, dtype=np.float32)[:, None]])
     seen = np.concatenate(list(spool.batches(30, 250, seed=0))).ravel().astype(int)
     counts = np.bincount(seen, minlength=100)
     assert len(seen) == 250 and counts.min() == 2 and counts.max() == 3
+
+
+def test_one_large_cluster_costs_no_more_memory_than_many_small_ones(tmp_path: Path) -> None:
+    """Nine photos in ten were black: 512 queries at once took a score for each, half a gigabyte."""
+    rows = np.concatenate([np.tile(unit(1, 8), (60_000, 1)), unit(6_000, 8, seed=1)])
+    index, _ = built(tmp_path, rows, 200)
+    queries = np.tile(rows[:1], (512, 1))
+    tracemalloc.start()
+    positions, cosines = index.candidates(queries, 10, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 * 2**20
+    assert (np.diff(positions) != 0).all()
+    np.testing.assert_allclose(cosines, 1, atol=1e-6)
+    index.close()
+
+
+def test_queries_are_cut_into_blocks_that_leave_nobody_out() -> None:
+    rows = np.array([5, 4_000_000, 1, 1, 2_000_000, 3, 9_000_000, 2])
+    blocks = list(ivf._blocks(rows))
+    assert np.concatenate([np.arange(8)[block] for block in blocks]).tolist() == list(range(8))
+    assert all(len(rows[b]) == 1 or len(rows[b]) * rows[b].max() * 12 <= 32 * 2**20 for b in blocks)
+    assert list(ivf._blocks(np.full(512, 100))) == [slice(0, 512)]
