@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -135,3 +136,25 @@ def test_queries_are_cut_into_blocks_that_leave_nobody_out() -> None:
     assert np.concatenate([np.arange(8)[block] for block in blocks]).tolist() == list(range(8))
     assert all(len(rows[b]) == 1 or len(rows[b]) * rows[b].max() * 12 <= 32 * 2**20 for b in blocks)
     assert list(ivf._blocks(np.full(512, 100))) == [slice(0, 512)]
+
+
+_GATHER = """
+import sys, resource
+from pathlib import Path
+import numpy as np
+from streamer.index import Spool
+spool = Spool(Path(sys.argv[1]), 256)
+spool.fill(np.full((4096, 256), number, np.float32) for number in range(48))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+batch = next(spool.batches(4096, 4096, seed=0))
+assert len(np.unique(batch)) == 48
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes on Linux only")
+def test_rows_gathered_from_a_large_spool_are_all_that_is_held(tmp_path: Path) -> None:
+    """Through a map, 4 MB drawn from 200 held all 200: the system maps in large pieces."""
+    done = subprocess.run([sys.executable, "-c", _GATHER, str(tmp_path / "spool")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 24 * 1024
