@@ -18,6 +18,8 @@ _LOG = logging.getLogger(__name__)
 
 _QUERIES = 800
 _QUERY_BYTES = 32 * 2**20
+# Numbers that are read to rank the candidates once: 2 GB, about a second for each half of it.
+_RANKED_FLOATS = 500_000_000
 _K = 10
 # Steps between the last doubling that was too little and the first that was enough.
 _REFINEMENTS = 3
@@ -82,7 +84,8 @@ def calibrate(store: Store, index: ReducedIndex, *, candidates: int, recall: flo
     -------
     Tuned
     """
-    most = max(10, min(_QUERIES, _QUERY_BYTES // (4 * store.feature_length(store.spec.indexed))))
+    length = store.feature_length(store.spec.indexed)
+    most = max(10, min(_QUERIES, _QUERY_BYTES // (4 * length), _RANKED_FLOATS // (length * max(_K, candidates))))
     sample = np.random.default_rng(0).choice(index.rows, min(index.rows, most), replace=False, shuffle=False)
     images = index.images(np.sort(sample))
     queries = store.rows(store.spec.indexed, images[:, 1], images[:, 2])

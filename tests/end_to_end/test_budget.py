@@ -58,7 +58,8 @@ def test_pca_and_index_of_unpooled_maps_keep_within_the_budget(
         for start in range(0, 400, 50):
             refs = tuple(ImageRef(f"{number:05d}.jpg", "", 1, 1, "") for number in range(start, start + 50))
             maps = np.maximum(random.normal(size=(50, 7, 7, 512)), 0).astype(np.float32)
-            writer.append(FeatureBatch(refs, tuple(b"-" * 16 for _ in refs), {"block5_pool": maps}))
+            contents = tuple(ref.key.encode().rjust(16) for ref in refs)
+            writer.append(FeatureBatch(refs, contents, {"block5_pool": maps}))
     with memory_group(768 * MIB) as group:
         for stage in ("reduce", "index"):
             done = group.run(streamer(tmp_path / "config.yaml", stage, "768MiB", *overrides))
