@@ -99,7 +99,8 @@ def duplicates(
     forest = _Forest(places[:, 0])
     distinct = _join_same_bytes(places, forest)
     overflown = done = 0
-    for ids, features in query_blocks(store, places[distinct, 0], neighbours, _FIRST_K, scans=neighbours.scans()):
+    scans = neighbours.scans(metric="cosine")
+    for ids, features in query_blocks(store, places[distinct, 0], neighbours, _FIRST_K, scans=scans):
         if should_stop():
             raise Interrupted("stopped before all images were compared")
         done += len(ids)
@@ -109,7 +110,8 @@ def duplicates(
             step = queries_at_once(neighbours, k)
             for start in range(0, len(pending), step):
                 part = pending[start : start + step]
-                found = neighbours.nearest(features[part], k, max(k, neighbours.defaults.candidates), rerank=True)
+                proposed = max(k, neighbours.defaults.candidates)
+                found = neighbours.nearest(features[part], k, proposed, metric="cosine", rerank=True)
                 for query, each in zip(part.tolist(), found, strict=True):
                     near = [one for one in each if one.score >= threshold]
                     forest.join(int(ids[query]), [one.entry.id for one in near])

@@ -237,3 +237,13 @@ def test_it_stops_when_asked(path: Path) -> None:
     remember(path, TINY)
     with Neighbours(path) as neighbours, pytest.raises(Interrupted, match="stopped before all"):
         list(duplicates(neighbours, 0.9, should_stop=asked))
+
+
+def test_a_store_that_is_searched_by_distance_has_the_same_duplicates(path: Path) -> None:
+    """Neighbours were asked for by distance and judged by cosine: pairs of different length were missed."""
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    short = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    write_features(path, np.concatenate([short, 100 * short]))
+    remember(path, metric="l2")
+    publish_index(path, "exact")
+    assert numbers(find(path, 0.999)) == {frozenset((place, 40 + place)) for place in range(40)}
