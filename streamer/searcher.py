@@ -111,6 +111,11 @@ class Searcher:
         """The generation of the index that answers; None before the first."""
         return self._neighbours.generation
 
+    @property
+    def metric(self) -> Metric:
+        """What the store is searched by, unless a question says otherwise."""
+        return self._neighbours.defaults.metric
+
     def __enter__(self) -> Searcher:
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from streamer.images.drawn import draw_pictures
 from streamer.images.histogram import hsv, hsv_histogram
 from streamer.pipeline import run
 from streamer.searcher import Searcher
-from streamer.store import Store
+from streamer.store import CatalogWriter, Store
+from tests.conftest import publish_index, write_features
 
 Make = Callable[..., Config]
 
@@ -54,16 +56,22 @@ def test_histograms_of_one_colour_meet_only_that_colour() -> None:
     assert hsv_histogram(half) @ hsv_histogram(red) == pytest.approx(np.sqrt(0.5))
 
 
-def naive(store: Path, exclude: tuple[str, ...] = ()) -> np.ndarray:
+def naive(store: Path, exclude: tuple[str, ...] = (), metric: str = "cosine") -> np.ndarray:
     """P@1, P@5 and mAP, photo by photo."""
     with Store(store) as opened:
         ids, rows = (np.concatenate(each) for each in zip(*opened.blocks(opened.spec.indexed, 7), strict=True))
         entries = opened.entries(ids.tolist())
-    photos = [(entries[number].label, row / np.linalg.norm(row)) for number, row in zip(ids, rows, strict=True)]
+    if metric == "cosine":
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    photos = [(entries[number].label, row) for number, row in zip(ids, rows, strict=True)]
     photos = [each for each in photos if each[0] and each[0] not in exclude]
     found = []
-    for place, (label, row) in enumerate(photos):
-        others = [(-float(row @ other), other_label) for at, (other_label, other) in enumerate(photos) if at != place]
+    for place, (label, row) in enumerate(photos):  # of unit vectors, the order by distance is that by angle
+        others = [
+            (float(np.linalg.norm(row - other)), other_label)
+            for at, (other_label, other) in enumerate(photos)
+            if at != place
+        ]
         relevant = np.array([other == label for _, other in sorted(others, key=lambda each: each[0])])
         if relevant.any():
             ranks = [rank for rank, right in enumerate(relevant, start=1) if right]
@@ -97,6 +105,26 @@ def test_figures_are_the_naive_ones(drawn: Config) -> None:
     assert len(found.best) == len(found.worst) == 4
     assert found.best[0].average_precision >= found.worst[0].average_precision
     assert all(each.query not in [hit.path for hit in each.hits] for each in found.best)
+
+
+def test_a_store_that_is_searched_by_distance_is_judged_by_distance(tmp_path: Path) -> None:
+    """Answers by distance were held against cosines: exact search seemed to miss most of the nearest."""
+    random = np.random.default_rng(0)
+    rows = (random.normal(size=(90, 16)) * random.uniform(1, 100, (90, 1))).astype(np.float32)
+    rows[7] = rows[8]
+    write_features(tmp_path / "a.store", rows)
+    with contextlib.closing(CatalogWriter(tmp_path / "a.store" / "catalog.sqlite")) as catalog:
+        catalog.set_settings({"search": {"metric": "l2"}})
+    publish_index(tmp_path / "a.store", "exact")
+    with Searcher(tmp_path / "a.store") as searcher:
+        found = evaluate(searcher, baselines=False)
+        answer = searcher.nearest
+        searcher.nearest = lambda queries, k: [hits[:4] for hits in answer(queries, k)]  # type: ignore[assignment]
+        assert evaluate(searcher, baselines=False).recall_at_k == pytest.approx(0.3)
+    assert found.recall_at_k == 1.0 and found.exact is not None
+    figures = [found.exact.p_at_1, found.exact.p_at_5, found.exact.map]
+    np.testing.assert_allclose(figures, naive(tmp_path / "a.store", metric="l2"), atol=1e-6)
+    np.testing.assert_allclose([found.p_at_1, found.p_at_5], figures[:2], atol=1e-6)
 
 
 def test_few_candidates_cost_recall_and_that_is_seen(drawn: Config, monkeypatch: pytest.MonkeyPatch) -> None:

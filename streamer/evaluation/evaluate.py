@@ -16,6 +16,7 @@ from streamer.evaluation.photos import PART, Photos
 from streamer.images.decode import decode_stream
 from streamer.images.histogram import BINS, hsv_histogram
 from streamer.images.pixels import DecodeLimits
+from streamer.index import Metric
 from streamer.records import Decoded, Hit, ImageRef, Progress
 from streamer.searcher import Searcher
 from streamer.store import Store
@@ -44,6 +45,9 @@ def evaluate(
     progress: Progress = lambda stage, done, total: None,
 ) -> Evaluation:
     """Measure the answers to photos of the store itself.
+
+    Answers are judged by the metric that the store is searched by: what is nearest by ``search.metric: l2`` is so by
+    Euclidean distance.
 
     Parameters
     ----------
@@ -83,20 +87,21 @@ def evaluate(
         drawn = np.random.default_rng(0).choice(len(chosen), queries, replace=False, shuffle=False)
         chosen = chosen[np.sort(drawn)]
 
+    metric = searcher.metric
     recalls: list[float] = []
     answers: list[NDArray[np.float64]] = []
     qualities: list[tuple[float, float, float]] = []
     seconds = 0.0
     for block in _blocks(chosen, count, store.feature_length(store.spec.indexed)):
         features = _features(store, photos.ids[block])
-        scores = _scores(store, features, count)
+        scores = _scores(store, features, count, metric)
         scores[np.arange(len(block)), block] = -np.inf
         began = time.perf_counter()
         answered = searcher.nearest(list(features), max(k, FIRST) + 1)
         seconds += time.perf_counter() - began
         for place, query, row, hits in zip(block, features, scores, answered, strict=True):
             key = photos.key(store, place)
-            recalls.append(_recall([hit for hit in hits if hit.key != key][:k], row))
+            recalls.append(_recall([hit for hit in hits if hit.key != key][:k], row, k, _rounding(query, metric)))
             if by_label:
                 first = _labelled(searcher, query, key, photos.names, hits)
                 answers.append(np.array([photos.names[hit.label] == photos.labels[place] for hit in first], dtype=bool))
@@ -136,23 +141,37 @@ def _normalised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(rows, np.where(norms == 0, 1, norms), dtype=np.float32)
 
 
-def _scores(store: Store, queries: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """Cosines of each query with every photo: shape (q, n), float32."""
+def _scores(store: Store, queries: NDArray[np.float32], count: int, metric: Metric) -> NDArray[np.float32]:
+    """Cosine of each query with every photo, or the distance from it, negative: shape (q, n), float32."""
     output = store.spec.indexed
     scores = np.empty((len(queries), count), np.float32)
-    queries = _normalised(queries)
+    units = _normalised(queries)
     done = 0
     for _, rows in store.blocks(output, max(1, _ROWS_BYTES // (4 * store.feature_length(output)))):
-        scores[:, done : done + len(rows)] = queries @ _normalised(rows).T
+        part = slice(done, done + len(rows))
+        scores[:, part] = units @ _normalised(rows).T if metric == "cosine" else -_distances(queries, rows)
         done += len(rows)
     return scores
 
 
-def _recall(hits: list[Hit], scores: NDArray[np.float32]) -> float:
-    """Share of the nearest that was found; photos as near as the last of them are as right."""
-    wanted = min(len(hits), len(scores) - 1) or 1
+def _distances(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Euclidean distances, shape (q, n); in float32, those between near photos would be lost in the squares."""
+    wide, asked = rows.astype(np.float64), queries.astype(np.float64)
+    squares = np.einsum("ij,ij->i", asked, asked)[:, None] + np.einsum("ij,ij->i", wide, wide) - 2 * asked @ wide.T
+    return np.sqrt(np.maximum(squares, 0))
+
+
+def _rounding(query: NDArray[np.float32], metric: Metric) -> float:
+    """What a score of the scan may be wrong by; distances grow with the features."""
+    return _ROUNDING if metric == "cosine" else _ROUNDING * float(np.linalg.norm(query))
+
+
+def _recall(hits: list[Hit], scores: NDArray[np.float32], k: int, rounding: float) -> float:
+    """Share of the k nearest that was found; photos as near as the last of them are as right."""
+    wanted = min(k, len(scores) - 1)
     last = float(np.partition(scores, -wanted)[-wanted])
-    return min(1.0, sum(hit.score >= last - _ROUNDING for hit in hits) / wanted)
+    found = (hit.score if hit.distance is None else -hit.distance for hit in hits)
+    return min(1.0, sum(score >= last - rounding for score in found) / wanted)
 
 
 def _labelled(
