@@ -89,6 +89,10 @@ def test_an_unset_variable_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             "index: {kind: ivf, clusters: 0}\n",
             "a.yaml:3: index.clusters: 0: input should be greater than or equal to 1",
         ),
+        (
+            "index: {kind: annoy, search_k: 2147483648}\n",
+            "a.yaml:3: index.search_k: 2147483648: input should be less than 2147483648",
+        ),
         ("search: {metric: l1}\n", "a.yaml:3: search.metric: 'l1' is not one of cosine, l2 (did you mean 'l2'?)"),
         ("search: [\n", "a.yaml:4: expected the node content, but found '<stream end>'"),
     ],

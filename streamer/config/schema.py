@@ -148,7 +148,7 @@ class Index(_Section):
     kind: Literal["annoy", "ivf", "exact"] | None = Field(None, description="without it: annoy if installed, else ivf")
     trees: Annotated[int | None, BeforeValidator(_auto)] = Field(None, ge=1, le=1000, description="of annoy")
     search_k: Annotated[int | None, BeforeValidator(_auto)] = Field(
-        None, ge=1, description="nodes of annoy's forest to look at for each query"
+        None, ge=1, lt=2**31, description="nodes of annoy's forest to look at for each query"
     )
     clusters: Annotated[int | None, BeforeValidator(_auto)] = Field(None, ge=1, le=100_000, description="of ivf")
     probes: Annotated[int | None, BeforeValidator(_auto)] = Field(
