@@ -80,7 +80,7 @@ def main() -> None:
             config.search.k,
             config.search.metric,
             among=held[rest, 0],
-            top=neighbours.top,
+            top=neighbours.products(),
         )
         seconds = time.perf_counter() - began
         size = f"{len(asked)} x {len(rest)} x {queries.shape[1]}, k = {config.search.k}"

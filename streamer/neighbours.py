@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
@@ -26,6 +27,8 @@ _LOG = logging.getLogger(__name__)
 _TRIES = 10
 # Multiplications that take a CPU longer than a GPU takes to get ready.
 _WORTH_A_GPU = 2 * 10**12
+# Counting the images takes longer than a question for so few neighbours.
+_MANY = 1000
 
 
 class Neighbours:
@@ -35,14 +38,18 @@ class Neighbours:
     ----------
     path : path-like
         The store's folder.
-    top : callable, optional
-        What does the products of a scan in the place of numpy; see `streamer.index.TopOfBlock`.
+    products : callable, optional
+        Gives what does the products of a scan in the place of numpy, see `streamer.index.TopOfBlock`, or None. Called
+        for scans that are worth a GPU, and for no others.
 
     Attributes
     ----------
     store : Store
     generation : Generation or None
         None before the first was published.
+    damage : IndexMissingError or None
+        Why there is no generation though one was published. Questions that look at every image are answered all the
+        same; the others raise it.
     defaults : Search
         How the last run over the store asked for queries to be answered.
 
@@ -50,18 +57,23 @@ class Neighbours:
     ------
     StoreMissingError, StoreCorruptError
         If there is no readable store.
-    IndexMissingError
-        If its index is damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str], top: TopOfBlock | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], products: Callable[[], TopOfBlock | None] = lambda: None
+    ) -> None:
         self.store = Store(path)
-        self.top = top
+        self.products = products
+        self.generation: Generation | None = None
+        self.damage: IndexMissingError | None = None
         self._index: ReducedIndex | None = None
         self._warned = False
         try:
             self._read_settings()
-            self.generation: Generation | None = current_generation(self.store.path / "index")
+            try:
+                self.generation = current_generation(self.store.path / "index")
+            except IndexMissingError as error:
+                self.damage = error
         except BaseException:
             self.close()
             raise
@@ -91,13 +103,28 @@ class Neighbours:
         return int(self.settings.get("extract", {}).get("budget_bytes", 2**30))
 
     def scans(self, exact: bool = False, metric: Metric | None = None) -> bool:
-        """Whether such a question is answered by a look at every row, not by way of an index."""
+        """Whether such a question is answered by a look at every row, not by way of an index.
+
+        Raises
+        ------
+        IndexMissingError
+            If it takes the index, and that is damaged.
+        """
         if exact or (metric or self.defaults.metric) == "l2":
+            if self.damage is not None:
+                self._warn(f"{self.damage}; every image is looked at")
             return True
-        if self.generation is None and not self._warned:
-            _LOG.warning("%s: there is no index yet: every image is looked at", self.store.path)
-            self._warned = True
+        if self.damage is not None:
+            raise self.damage
+        if self.generation is None:
+            self._warn(f"{self.store.path}: there is no index yet: every image is looked at")
         return self.generation is None or self.generation.manifest.kind == "exact"
+
+    def _warn(self, message: str) -> None:
+        """Once is enough."""
+        if not self._warned:
+            _LOG.warning(message)
+            self._warned = True
 
     def nearest(
         self,
@@ -116,7 +143,7 @@ class Neighbours:
         queries : ndarray of shape (q, d), float32
             Features of the indexed output, flattened.
         k : int, optional
-            How many are wanted.
+            How many are wanted; no more than the store holds are found.
         candidates : int, optional
             How many the index proposes for the ranking.
         exact : bool
@@ -130,29 +157,47 @@ class Neighbours:
         -------
         list of list of Neighbour
             For each query, best first, ties by key.
+
+        Raises
+        ------
+        IndexMissingError
+            If it takes the index, and that is damaged.
         """
         if not len(queries):
             return []
         self._follow()
-        k = k or self.defaults.k
+        k = self._at_most_all(k or self.defaults.k)
+        candidates = self._at_most_all(candidates or self.defaults.candidates)
         scan = self.scans(exact, metric)
         index = None if scan else self._open_index()
         for attempt in range(_TRIES):
             try:
                 with self.store.catalog.snapshot():  # a run may commit in the middle
                     if index is None:
-                        top = self.top if len(self.store) * queries.size >= _WORTH_A_GPU else None
+                        top = self.products() if len(self.store) * queries.size >= _WORTH_A_GPU else None
                         return nearest_exact(self.store, queries, k, metric or self.defaults.metric, top=top)
                     rerank = self.defaults.rerank if rerank is None else rerank
-                    return self._by_index(index, queries, k, candidates or self.defaults.candidates, rerank)
+                    return self._by_index(index, queries, k, candidates, rerank)
             except ShardMissingError:  # compact has just moved its rows: a new look at the catalog finds them
                 if attempt == _TRIES - 1:
                     raise
         raise AssertionError
 
+    def _at_most_all(self, count: int) -> int:
+        """As many as there are images at the most: room is made for all that are asked for."""
+        return count if count <= _MANY else max(1, min(count, len(self.store)))
+
     def inverted_file(self) -> tuple[IvfIndex, ReducedIndex] | None:
-        """The clusters of the published index, and what says which image stands where; None if it has none."""
+        """The clusters of the published index, and what says which image stands where; None if it has none.
+
+        Raises
+        ------
+        IndexMissingError
+            If it is damaged.
+        """
         self._follow()
+        if self.damage is not None:
+            raise self.damage
         if self.generation is None or self.generation.manifest.kind != "ivf":
             return None
         opened = self._open_index()
@@ -166,6 +211,7 @@ class Neighbours:
         newer = newer_candidates(self.store, queries, measured.newest_id, k)
         # Fewer candidates than it was tuned for are no reason to look less far for them.
         effort = max(measured.effort, measured.effort * candidates // max(1, measured.candidates))
+        effort = min(effort, max(measured.effort, index.index.full_effort))
         return nearest_approximate(
             *(self.store, index, queries, k), candidates=candidates, effort=effort, rerank=rerank, beside=newer
         )
@@ -174,12 +220,16 @@ class Neighbours:
         """Take up the generation that is published now."""
         try:
             number = published_number(self.store.path / "index")
-            if number == (self.generation.number if self.generation else 0):
+            if self.damage is None and number == (self.generation.number if self.generation else 0):
                 return
             newer = current_generation(self.store.path / "index")
         except IndexMissingError as error:
-            _LOG.warning("%s; the index that is open goes on answering", error)
+            if self.damage is None:
+                _LOG.warning("%s; the index that is open goes on answering", error)
+            else:
+                self.damage = error
             return
+        self.damage = None
         if self._index is not None:
             self._index.close()
             self._index = None

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streamer.errors import ExitCode
+from streamer.errors import ExitCode, IndexMissingError
 from streamer.index import current_generation
 from streamer.records import Hit
 from streamer.store import Entry, Store
@@ -16,7 +16,7 @@ from streamer.store import Entry, Store
 if TYPE_CHECKING:
     from streamer.images.canvas import Canvas
 
-__all__ = ["Report", "contact_sheet", "store_info"]
+__all__ = ["Report", "contact_sheet", "grid_sheet", "store_info"]
 
 _SIDE = 144
 _GAP = 8
@@ -136,9 +136,16 @@ def _caption(canvas: Canvas, x: int, y: int, first: str, second: str) -> None:
 
 
 def store_info(store: Store) -> dict[str, Any]:
-    """What a store holds, its published index and its last run: the object that ``streamer info --json`` prints."""
+    """What a store holds, its published index and its last run: the object that ``streamer info --json`` prints.
+
+    ``index_fault`` says why a published index cannot be used.
+    """
     data = store.info()
-    generation = current_generation(store.path / "index")
+    generation, data["index_fault"] = None, None
+    try:
+        generation = current_generation(store.path / "index")
+    except IndexMissingError as error:
+        data["index_fault"] = str(error)
     data["generation"] = generation.number if generation else 0
     data["index"] = None
     if generation:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,9 @@ _SCANNED_TOGETHER = 1024
 
 
 def open_neighbours(path: str | os.PathLike[str], device: str | None = None) -> Neighbours:
-    """Open a store for questions by features; scans run on a GPU where one is to be used.
+    """Open a store for questions by features; scans run on a GPU where one is to be used and they are worth it.
+
+    A GPU that was configured and is not there is missed by the first scan that is worth it; see `products_on`.
 
     Parameters
     ----------
@@ -43,7 +46,9 @@ def open_neighbours(path: str | os.PathLike[str], device: str | None = None) -> 
     """
     neighbours = Neighbours(path)
     settings = neighbours.settings.get("extract", {})
-    neighbours.top = products_on(device or settings.get("device", "auto"), settings.get("gpu_fraction"))
+    neighbours.products = cache(
+        partial(products_on, device or settings.get("device", "auto"), settings.get("gpu_fraction"))
+    )
     return neighbours
 
 
@@ -83,8 +88,6 @@ class Searcher:
     ------
     StoreMissingError, StoreCorruptError
         If there is no readable store.
-    IndexMissingError
-        If its index is damaged.
 
     Examples
     --------
@@ -98,8 +101,12 @@ class Searcher:
         self._together = 0
         self._neighbours = open_neighbours(path, device)
         self._device = device
-        settings = self._neighbours.settings
-        self._extract_settings = ExtractSettings(**settings["extract"]) if "extract" in settings else None
+        try:
+            settings = self._neighbours.settings
+            self._extract_settings = ExtractSettings(**settings["extract"]) if "extract" in settings else None
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def store(self) -> Store:
@@ -108,7 +115,15 @@ class Searcher:
 
     @property
     def generation(self) -> Generation | None:
-        """The generation of the index that answers; None before the first."""
+        """The generation of the index that answers; None before the first.
+
+        Raises
+        ------
+        IndexMissingError
+            If one was published, and is damaged.
+        """
+        if self._neighbours.damage is not None:
+            raise self._neighbours.damage
         return self._neighbours.generation
 
     @property
@@ -158,6 +173,11 @@ class Searcher:
         -------
         list of QueryResult
             In the order of `images`. A query that cannot be read has no hits and says why.
+
+        Raises
+        ------
+        IndexMissingError
+            If it takes the index, and that is damaged.
         """
         return list(self.stream(images, k, candidates=candidates, exact=exact, metric=metric))
 

@@ -379,6 +379,28 @@ def test_clusters_of_an_index_without_any_say_what_to_do(
     assert code == 1 and "set index.kind: ivf in the config" in data["error"]
 
 
+def test_a_damaged_manifest_is_in_the_way_of_nothing_that_does_without_it(
+    capsys: pytest.CaptureFixture[str], photos: Path, library: Path
+) -> None:
+    """Not even `info` opened such a store."""
+    (photos / "index" / "000001" / "manifest.json").write_text("{}")
+    code, data = streamer_json(capsys, "info", photos)
+    assert (code, data["images"], data["generation"], data["index"]) == (0, 6, 0, None)
+    assert "000001: the manifest cannot be read" in data["index_fault"]
+    assert "index: damaged: " in streamer(capsys, "info", photos)[1]
+    for command, *options in (
+        ("search", library / "b.jpg"),
+        ("search", "--knn", photos.parent / "graph.h5"),
+        ("duplicates", "--threshold", "1"),
+    ):
+        code, data = streamer_json(capsys, command, photos, *options)
+        assert code == 1 and "the manifest cannot be read" in data["error"] and "--exact" in data["error"]
+        assert streamer(capsys, command, photos, *options, "--exact", "--device", "cpu")[0] == 0
+    for command, *options in (("evaluate", "--device", "cpu"), ("clusters",)):
+        code, data = streamer_json(capsys, command, photos, *options)
+        assert code == 1 and "the manifest cannot be read" in data["error"]
+
+
 def test_without_annoy_all_works_with_an_inverted_file(
     capsys: pytest.CaptureFixture[str], config: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

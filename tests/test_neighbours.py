@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 from streamer.errors import EngineUnavailableError, IndexMissingError, StoreMissingError
+from streamer.index import TopOfBlock
 from streamer.neighbours import Neighbours
 from streamer.retrieval import Neighbour
+from streamer.searcher import Searcher, open_neighbours
+from streamer.store import CatalogWriter
 from tests.conftest import delete, publish_index, remember, write_features
 
 LENGTH = 16
@@ -149,8 +153,39 @@ def test_a_damaged_newer_generation_leaves_the_open_one_answering(path: Path, ca
         (path / "index" / "CURRENT").write_text("000007\n")
         assert numbers(neighbours.nearest(query)) == nearest(rows, query, 10)
         assert "the index that is open goes on answering" in caplog.text
-    with pytest.raises(IndexMissingError, match="run 'streamer index' again"):
-        Neighbours(path)
+
+
+@pytest.mark.parametrize("name", ["CURRENT", "000001/manifest.json"])
+def test_a_damaged_index_is_in_the_way_of_nothing_that_does_without_it(
+    path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store did not even open, and its own advice to search with --exact could not be followed."""
+    publish_index(path, "ivf")
+    (path / "index" / name).write_text("{")
+    rows, query = features(300), features(1, seed=1)
+    with Neighbours(path) as neighbours:
+        for _ in range(2):
+            assert numbers(neighbours.nearest(query, exact=True)) == nearest(rows, query, 10)
+        assert numbers(neighbours.nearest(query, metric="l2")) == nearest(rows, query, 10, "l2")
+        assert caplog.text.count("; every image is looked at") == 1
+        for ask in (neighbours.scans, neighbours.inverted_file, lambda: neighbours.nearest(query)):
+            with pytest.raises(IndexMissingError, match=r"cannot be read.*run 'streamer index"):
+                ask()
+        publish_index(path, "ivf")
+        assert numbers(neighbours.nearest(query)) == nearest(rows, query, 10)
+        assert not neighbours.scans()
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf", "annoy"])
+def test_whoever_asks_for_everything_gets_it_in_the_memory_that_it_takes(path: Path, kind: str) -> None:
+    """Room was made for all the neighbours that were asked for, and Annoy was given a number it cannot hold."""
+    publish_index(path, kind)
+    rows, query = features(300), features(1, seed=1)
+    with Neighbours(path) as neighbours:
+        for exact in (False, True):
+            found = neighbours.nearest(query, 10**9, 10**9, exact=exact)
+            assert numbers(found) == nearest(rows, query, 300)
+        assert len(neighbours.nearest(query, 3, 10**9)[0]) == 3
 
 
 def test_without_an_index_every_image_is_looked_at_and_that_is_said_once(
@@ -166,7 +201,7 @@ def test_without_an_index_every_image_is_looked_at_and_that_is_said_once(
 
 
 def test_products_elsewhere_are_used_where_there_are_enough(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked, chosen = [], []
 
     def top(queries: np.ndarray, rows: np.ndarray, offsets: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         asked.append((len(queries), len(rows), k))
@@ -175,15 +210,45 @@ def test_products_elsewhere_are_used_where_there_are_enough(path: Path, monkeypa
         return places, np.take_along_axis(scores, places, axis=1)
 
     queries = features(20, seed=1)
-    with Neighbours(path, top) as neighbours:
+    def products() -> TopOfBlock:
+        chosen.append(True)
+        return top
+
+    with Neighbours(path, products) as neighbours:
         neighbours.nearest(queries, 5)
-        assert asked == []  # too few to be worth it
+        assert asked == chosen == []  # too few to be worth it: whether there is a GPU at all is no matter
         monkeypatch.setattr("streamer.neighbours._WORTH_A_GPU", 300 * 20 * LENGTH)
         for metric in ("cosine", "l2"):
             assert numbers(neighbours.nearest(queries, 5, metric=metric)) == nearest(features(300), queries, 5, metric)
         assert asked == [(20, 300, 21), (20, 300, 21)]
         neighbours.nearest(queries[1:], 5)
         assert len(asked) == 2
+
+
+def test_a_store_made_on_a_gpu_is_asked_on_a_machine_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was refused as it was opened, also for questions that no GPU is needed for."""
+    with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
+        catalog.set_settings({"extract": {"device": "gpu"}})
+    rows, queries = features(300), features(20, seed=1)
+    with open_neighbours(path) as neighbours:
+        assert numbers(neighbours.nearest(queries, 5)) == nearest(rows, queries, 5)
+        monkeypatch.setattr("streamer.neighbours._WORTH_A_GPU", 1)
+        with pytest.raises(EngineUnavailableError, match=r"no CUDA GPU is visible.*--device cpu"):
+            neighbours.nearest(queries, 5)
+    with open_neighbours(path, "cpu") as neighbours:
+        assert numbers(neighbours.nearest(queries, 5)) == nearest(rows, queries, 5)
+
+
+def test_a_searcher_that_cannot_be_made_leaves_nothing_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
+        catalog.set_settings({"extract": {"of": "a newer release"}})
+    closed = []
+    monkeypatch.setattr(Neighbours, "close", lambda self: closed.append(self))
+    with pytest.raises(TypeError):
+        Searcher(path)
+    assert len(closed) == 1
+    monkeypatch.undo()
+    closed[0].close()
 
 
 def test_a_store_with_an_annoy_index_says_what_to_do_where_annoy_is_missing(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamer.cli.common import STORE, Outcome, Records, command, progress_bars, say, stopping
+from streamer.cli.common import DEVICE, STORE, Outcome, Records, command, progress_bars, say, stopping
 from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _MOST_DRAWN = 50
     metavar="OUT.h5",
     help="Write the nearest neighbours of all images of the store, or of the STORE given as IMAGE.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="Where to run. [default: as configured]")
+@DEVICE
 @command
 def search(
     store: Path,
@@ -112,15 +112,22 @@ def _graph(store: Path, others: tuple[Path, ...], target: Path, device: str | No
 @click.option("--exclude-label", "exclude", multiple=True, metavar="LABEL", help="Leave a label out, as clutter.")
 @click.option("--baselines/--no-baselines", default=True, help="Read the photos again, for their colour histograms.")
 @click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the best and worst queries.")
+@DEVICE
 @command
 def evaluate(
-    store: Path, queries: int, k: int, exclude: tuple[str, ...], baselines: bool, sheet: Path | None
+    store: Path,
+    queries: int,
+    k: int,
+    exclude: tuple[str, ...],
+    baselines: bool,
+    sheet: Path | None,
+    device: str | None,
 ) -> Outcome:
     """Measure the index: recall against exact search, and by label P@1, P@5, mAP."""
     from streamer.evaluation import evaluate as measure
     from streamer.searcher import Searcher
 
-    with Searcher(store) as searcher, progress_bars() as progress:
+    with Searcher(store, device=device) as searcher, progress_bars() as progress:
         found = measure(searcher, queries=queries, k=k, exclude=exclude, baselines=baselines, progress=progress)
     lines = [*_table(found), *found.notes]
     if sheet is not None:

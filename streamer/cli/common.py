@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-__all__ = ["CONFIG", "SET", "STORE", "Outcome", "Records", "command", "progress_bars", "say", "stopping"]
+__all__ = ["CONFIG", "DEVICE", "SET", "STORE", "Outcome", "Records", "command", "progress_bars", "say", "stopping"]
 
 Outcome = tuple[dict[str, Any], str, int]
 """What a command gives back: the JSON object, the same for people, the exit code."""
@@ -63,6 +63,9 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
+DEVICE = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "gpu"]), help="Where to run. [default: as configured]"
+)
 STORE = click.argument("store", type=click.Path(path_type=Path))
 SET = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one config key: memory.budget=512MiB"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamer.cli.common import STORE, Outcome, Records, command, progress_bars, say, stopping
+from streamer.cli.common import DEVICE, STORE, Outcome, Records, command, progress_bars, say, stopping
 from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -28,17 +28,19 @@ _CENTRAL = 24
     show_default=True,
     help="Cosine of the features from which two photos are near-duplicates.",
 )
+@click.option("--exact", is_flag=True, help="Compare each photo with every other, without the index.")
 @click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the first 50 groups.")
+@DEVICE
 @command
-def duplicates(store: Path, threshold: float, sheet: Path | None) -> Outcome:
+def duplicates(store: Path, threshold: float, exact: bool, sheet: Path | None, device: str | None) -> Outcome:
     """List groups of photos that are nearly the same."""
     from streamer.joins import duplicates as find
     from streamer.searcher import open_neighbours
 
     records, images = Records(), 0
     drawn: list[Group] = []
-    with open_neighbours(store) as neighbours, stopping() as should_stop, progress_bars() as progress:
-        for group in find(neighbours, threshold, progress=progress, should_stop=should_stop):
+    with open_neighbours(store, device) as neighbours, stopping() as should_stop, progress_bars() as progress:
+        for group in find(neighbours, threshold, exact=exact, progress=progress, should_stop=should_stop):
             first, *others = group.images
             say(first.entry.key)
             for each in others:

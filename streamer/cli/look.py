@@ -32,6 +32,8 @@ def info(store: Path) -> Outcome:
         f"backbone {data['backbone']}, weights {data['weights']}, fingerprint {data['fingerprint']}",
         f"index: generation {data['generation']}, {index['kind']}, {index['rows']} images{recall}"
         if index
+        else f"index: damaged: {data['index_fault']}"
+        if data["index_fault"]
         else "index: none yet",
     ]
     last = data["last_run"]

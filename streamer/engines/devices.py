@@ -60,7 +60,8 @@ def choose_device(device: str) -> str:
     if device == "gpu" and not found:
         hidden = " (CUDA_VISIBLE_DEVICES hides them all)" if _all_hidden() else ""
         raise EngineUnavailableError(
-            f"device: gpu, but no CUDA GPU is visible{hidden}: check that `nvidia-smi` lists one, or set device: cpu"
+            f"device: gpu, but no CUDA GPU is visible{hidden}: check that `nvidia-smi` lists one, or set device: cpu "
+            "(--device cpu, for a question to a store)"
         )
     return "gpu" if found else "cpu"
 

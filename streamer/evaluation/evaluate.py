@@ -69,7 +69,7 @@ def evaluate(
     Raises
     ------
     IndexMissingError
-        If there is no index to measure.
+        If there is no index to measure, or it is damaged.
     StreamerError
         If the store holds fewer than two photos, or no photo of a label that is excluded.
     """

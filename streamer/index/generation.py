@@ -169,7 +169,8 @@ class Generation:
             raise
         except (OSError, ValueError, TypeError) as error:
             raise IndexMissingError(
-                f"{path}: the manifest cannot be read ({error}); run 'streamer index' again"
+                f"{path}: the manifest cannot be read ({error}); have 'streamer check STORE --repair' fall back on the "
+                "index before, or run 'streamer index CONFIG' again, or search with --exact"
             ) from error
 
     def faults(self, up_to_bytes: int | None = None) -> list[tuple[Path, str]]:

@@ -64,6 +64,7 @@ def duplicates(
     neighbours: Neighbours,
     threshold: float,
     *,
+    exact: bool = False,
     progress: Progress = lambda stage, done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Group]:
@@ -77,6 +78,8 @@ def duplicates(
     neighbours : Neighbours
     threshold : float
         In (0, 1].
+    exact : bool
+        Look for pairs among all images, not among those that the index proposes.
     progress, should_stop : callable, optional
 
     Yields
@@ -89,6 +92,8 @@ def duplicates(
     ------
     ValueError
         If the threshold is not in (0, 1].
+    IndexMissingError
+        If the index is damaged, and it is not to be `exact`.
     Interrupted
         If asked to stop.
     """
@@ -99,7 +104,7 @@ def duplicates(
     forest = _Forest(places[:, 0])
     distinct = _join_same_bytes(places, forest)
     overflown = done = 0
-    scans = neighbours.scans(metric="cosine")
+    scans = neighbours.scans(exact, "cosine")
     for ids, features in query_blocks(store, places[distinct, 0], neighbours, _FIRST_K, scans=scans):
         if should_stop():
             raise Interrupted("stopped before all images were compared")
@@ -111,7 +116,7 @@ def duplicates(
             for start in range(0, len(pending), step):
                 part = pending[start : start + step]
                 proposed = max(k, neighbours.defaults.candidates)
-                found = neighbours.nearest(features[part], k, proposed, metric="cosine", rerank=True)
+                found = neighbours.nearest(features[part], k, proposed, exact=exact, metric="cosine", rerank=True)
                 for query, each in zip(part.tolist(), found, strict=True):
                     near = [one for one in each if one.score >= threshold]
                     forest.join(int(ids[query]), [one.entry.id for one in near])
