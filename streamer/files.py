@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -145,7 +146,7 @@ def require_space(folder: Path, n_bytes: int, purpose: str) -> None:
         raise StoreWriteError(
             f"{folder}: {purpose} takes about {n_bytes / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free on that disk, "
             f"of which {_RESERVE_BYTES / 1e6:.0f} MB are to stay free: it was not begun; what was committed before is "
-            "safe. Free some space, or move the store to another disk"
+            "safe. Free some space, or write to another disk"
         )
 
 
@@ -197,16 +198,23 @@ def published(target: Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write. Removed when the body raises.
+        Where to write. Removed when the body raises, or the file cannot get its name.
+
+    Raises
+    ------
+    IsADirectoryError
+        If a folder has that name; before anything is written.
     """
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give the file another name", str(target))
     partial = target.with_name(target.name + PARTIAL)
     try:
         yield partial
+        fsync_file(partial)
+        rename(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    fsync_file(partial)
-    rename(partial, target)
 
 
 def replace_text(target: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from streamer import files
 from streamer.errors import StoreWriteError
 from streamer.files import PatientFile, digest_of, published, require_space
 
@@ -86,3 +87,25 @@ def test_a_published_file_is_whole_or_not_there(tmp_path: Path) -> None:
         partial.write_text("whole")
         assert not target.exists()
     assert target.read_text() == "whole" and list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("step", ["fsync_file", "rename"])
+def test_nothing_is_left_of_a_file_that_could_not_be_published(
+    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole `.partial` stayed behind."""
+
+    def fail(*_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, step, fail)
+    with pytest.raises(OSError, match="Input/output error"), published(tmp_path / "a") as partial:
+        partial.write_text("whole")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    """It was found out when all the work was done."""
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder; give the file another name"), published(tmp_path / "a"):
+        raise AssertionError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.files import PatientFile, published
+from streamer.files import PatientFile, published, require_space
 from streamer.store.store import Store
 
 __all__ = ["writing_graph"]
@@ -19,6 +19,8 @@ __all__ = ["writing_graph"]
 _CHUNK_ROWS = 1024
 _CHUNK_BYTES = 2**20
 _NAMES = 10_000
+# An id and a distance; an id, a key and a label, which lie in heaps of their own: 134 bytes with keys of 45 letters.
+_NEIGHBOUR_BYTES, _IMAGE_BYTES = 12, 200
 
 
 class GraphFile:
@@ -27,25 +29,39 @@ class GraphFile:
     Parameters
     ----------
     file : h5py.File
+    disk : PatientFile
+        What it is written to.
     rows, k : int
     """
 
-    def __init__(self, file: h5py.File, rows: int, k: int) -> None:
+    def __init__(self, file: h5py.File, disk: PatientFile, rows: int, k: int) -> None:
         chunks = (max(1, min(_CHUNK_ROWS, rows, _CHUNK_BYTES // (8 * k))), k)
         self._ids = file.create_dataset("ids", (rows, k), np.int64, chunks=chunks, fillvalue=-1)
         self._distances = file.create_dataset("distances", (rows, k), np.float32, chunks=chunks, fillvalue=np.nan)
+        self._disk = disk
         self._done = 0
 
     def append(self, ids: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
-        """Write the neighbours of the next queries: ``ids`` and ``distances`` of shape (q, k)."""
+        """Write the neighbours of the next queries: ``ids`` and ``distances`` of shape (q, k).
+
+        Raises
+        ------
+        OSError
+            If the disk is full, or fails.
+        """
         part = slice(self._done, self._done + len(ids))
         self._ids[part], self._distances[part] = ids, distances
         self._done += len(ids)
+        self._disk.check()
 
 
 @contextlib.contextmanager
 def writing_graph(
-    target: Path, store: Store, queries: Store, query_ids: NDArray[np.int64], k: int, facts: Mapping[str, Any]
+    target: Path,
+    images: tuple[Store, NDArray[np.int64]],
+    queries: tuple[Store, NDArray[np.int64]],
+    k: int,
+    facts: Mapping[str, Any],
 ) -> Iterator[GraphFile]:
     """Write a graph; it gets its name when it is whole.
 
@@ -57,37 +73,43 @@ def writing_graph(
     ----------
     target : Path
         Replaced if it is there.
-    store, queries : Store
-        Where the neighbours are, and where the queries.
-    query_ids : ndarray of shape (q,), int64
+    images, queries : (Store, ndarray of shape (n,), int64)
+        Which images may be neighbours, and which are the queries: the store they are in, and their ids.
     k : int
     facts : mapping
         Attributes of the file.
+
+    Raises
+    ------
+    StoreWriteError
+        If the disk has no room for it.
+    OSError
+        If it cannot be written.
     """
+    rows = len(queries[1])
+    n_bytes = rows * k * _NEIGHBOUR_BYTES + (rows + len(images[1])) * _IMAGE_BYTES
+    require_space(target.parent, n_bytes, f"a graph of {rows} images with {k} neighbours each")
     with published(target) as partial:
         disk = PatientFile(partial)
         with contextlib.closing(disk), h5py.File(disk, "w") as file:
             file.attrs.update({"format": 1, "k": k, **facts})
-            _write_names(file, "query", queries, [query_ids])
-            _write_names(file, "image", store, [store.images()[:, 0]])
-            yield GraphFile(file, len(query_ids), k)
+            _write_names(file, "query", *queries)
+            _write_names(file, "image", *images)
+            disk.check()
+            yield GraphFile(file, disk, rows, k)
             file.close()
             disk.close(sync=True)
 
 
-def _write_names(file: h5py.File, group: str, store: Store, blocks: Iterable[NDArray[np.int64]]) -> None:
+def _write_names(file: h5py.File, group: str, store: Store, ids: NDArray[np.int64]) -> None:
     strings = h5py.string_dtype()
-    chunks, most = (_CHUNK_ROWS,), (None,)
-    numbers = file.create_dataset(f"{group}/id", (0,), np.int64, chunks=chunks, maxshape=most)
-    keys = file.create_dataset(f"{group}/key", (0,), strings, chunks=chunks, maxshape=most)
-    labels = file.create_dataset(f"{group}/label", (0,), strings, chunks=chunks, maxshape=most)
-    for block in blocks:
-        for start in range(0, len(block), _NAMES):
-            ids = block[start : start + _NAMES]
-            names = store.catalog.names(ids.tolist())
-            named = [names.get(number, ("", "", "")) for number in ids.tolist()]
-            done = len(numbers)
-            columns = (numbers, ids), (keys, [key for key, *_ in named]), (labels, [label for *_, label in named])
-            for dataset, values in columns:
-                dataset.resize(done + len(ids), axis=0)
-                dataset[done:] = values
+    chunks = (max(1, min(_CHUNK_ROWS, len(ids))),)
+    file.create_dataset(f"{group}/id", data=ids, chunks=chunks)
+    keys = file.create_dataset(f"{group}/key", ids.shape, strings, chunks=chunks)
+    labels = file.create_dataset(f"{group}/label", ids.shape, strings, chunks=chunks)
+    for start in range(0, len(ids), _NAMES):
+        part = ids[start : start + _NAMES].tolist()
+        names = store.catalog.names(part)
+        named = [names.get(number, ("", "", "")) for number in part]
+        keys[start : start + len(part)] = [key for key, *_ in named]
+        labels[start : start + len(part)] = [label for *_, label in named]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from streamer.errors import FingerprintMismatchError, Interrupted, StreamerError
+from streamer.errors import FingerprintMismatchError, Interrupted, StoreWriteError, StreamerError
+from streamer.files import PatientFile
 from streamer.index import Metric
 from streamer.joins import Graph, knn_graph
 from streamer.neighbours import Neighbours
@@ -115,14 +118,73 @@ def test_images_with_equal_features_are_neighbours_and_none_is_its_own(tmp_path:
         assert (found["distances"][number - 1] == 0).all()
 
 
-def test_where_there_are_fewer_than_k_the_rest_is_empty(tmp_path: Path) -> None:
-    rows = features(4)
+@pytest.mark.parametrize("k", [7, 10**9])
+def test_where_there_are_fewer_than_k_a_line_is_as_long_as_there_are(
+    tmp_path: Path, k: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A large k made lines too long for HDF5, and for the memory."""
+    rows, others = features(4), features(2, seed=1)
     write_features(tmp_path / "a.store", rows)
-    for k in (7, 5000):
-        said, found = graph(tmp_path / "a.store", tmp_path / "a.h5", k=k)
-        assert said.k == k and found["ids"].shape == (4, k)
-        np.testing.assert_array_equal(found["ids"][:, :3], brute(rows, None, 3, "cosine")[1] + 1)
-        assert (found["ids"][:, 3:] == -1).all() and np.isnan(found["distances"][:, 3:]).all()
+    write_features(tmp_path / "b.store", others)
+    for queries, expected in ((None, 3), (tmp_path / "b.store", 4)):
+        said, found = graph(tmp_path / "a.store", tmp_path / "a.h5", queries, k=k)
+        assert said.k == found["attributes"]["k"] == expected
+        wanted = brute(rows, None if queries is None else others, expected, "cosine")
+        np.testing.assert_array_equal(found["ids"], wanted[1] + 1)
+        assert f"{k} neighbours were asked for; there are {expected}, and {expected} in a line" in caplog.text
+
+
+def test_an_image_alone_has_an_empty_line(tmp_path: Path) -> None:
+    write_features(tmp_path / "a.store", features(1))
+    said, found = graph(tmp_path / "a.store", tmp_path / "a.h5", k=3)
+    assert said.k == 1 and found["ids"].tolist() == [[-1]] and np.isnan(found["distances"]).all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_images_that_come_while_it_works_are_neither_queries_nor_neighbours(tmp_path: Path, metric: Metric) -> None:
+    """They stood in the lines without standing among the images that the file names."""
+    rows = features(40)
+    write_features(tmp_path / "a.store", rows)
+    remember(tmp_path / "a.store", TINY)
+    committed = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if not committed:  # twice all that is there, and each is nearer than all but its twin
+            write_features(tmp_path / "a.store", np.concatenate([rows, rows]) * np.float32(1.0001), first=500)
+            committed.append(done)
+
+    said, found = graph(tmp_path / "a.store", tmp_path / "a.h5", k=3, metric=metric, progress=progress)
+    assert committed[0] < 20 and said.images == 40
+    np.testing.assert_array_equal(found["ids"], brute(rows, None, 3, metric)[1] + 1)
+    assert found["image/id"].tolist() == found["query/id"].tolist() == list(range(1, 41))
+
+
+def test_a_full_disk_ends_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was noticed when all was done."""
+    write_features(tmp_path / "a.store", features(700))
+    remember(tmp_path / "a.store", 2**25)
+    answered = []
+
+    def write(self: PatientFile, data: Any) -> int:
+        if len(answered) >= 2:
+            self._error = OSError(errno.ENOSPC, "No space left on device")
+        return right(self, data)
+
+    right = PatientFile.write
+    monkeypatch.setattr(PatientFile, "write", write)
+    monkeypatch.setattr("streamer.store.knn._CHUNK_BYTES", 2**14)  # HDF5 keeps a megabyte of chunks back
+    with pytest.raises(OSError, match="No space left"):
+        graph(tmp_path / "a.store", tmp_path / "a.h5", k=500, progress=lambda *_: answered.append(1))
+    assert 2 <= len(answered) < 25 and not list(tmp_path.glob("a.h5*"))
+
+
+def test_too_large_a_graph_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_features(tmp_path / "a.store", features(30))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=64 * 2**20 + 1000))
+    with pytest.raises(StoreWriteError, match="a graph of 30 images with 2 neighbours each takes about 0 MB"):
+        graph(tmp_path / "a.store", tmp_path / "a.h5", k=2)
+    assert not list(tmp_path.glob("a.h5*"))
 
 
 @pytest.mark.parametrize("kind", ["annoy", "ivf"])
