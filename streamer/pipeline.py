@@ -188,6 +188,14 @@ class _Job:
 
     def _index(self, stages: Sequence[str], store: Store) -> None:
         alone = len(stages) == 1
+        asked = self.config.index
+        for name, value in {"trees": asked.trees, "search_k": asked.search_k}.items():
+            if value is not None and self.index.kind != "annoy":
+                _LOG.warning(
+                    "index.%s: %d is of no effect: the annoy package is not installed, and the index is of kind %s; "
+                    "install annoy, or set index.kind: %s and leave it out",
+                    *(name, value, self.index.kind, self.index.kind),
+                )
         try:
             current = current_generation(store.path / "index")
         except IndexMissingError as error:

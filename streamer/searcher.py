@@ -196,7 +196,7 @@ class Searcher:
         """
         paths: Iterator[str] = chain.from_iterable(map(_files, images))
         first = list(islice(paths, 2))
-        together = self._scanned_together() if self._neighbours.scans(exact, metric) else _TOGETHER
+        together = self._scanned_together() if self.scans(exact, metric) else _TOGETHER
         if len(first) == 1:
             together = 1
         paths = chain(first, paths)
@@ -216,6 +216,10 @@ class Searcher:
             seconds = round((time.perf_counter() - began) / len(part), 4)
             for number, path in enumerate(part):
                 yield QueryResult(path, seconds, hits.get(number, []), errors.get(number))
+
+    def scans(self, exact: bool = False, metric: Metric | None = None) -> bool:
+        """Whether such a question is answered by a look at every image; see `Neighbours.scans`."""
+        return self._neighbours.scans(exact, metric)
 
     def nearest(
         self,

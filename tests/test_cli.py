@@ -275,6 +275,14 @@ def test_wrong_use_of_the_new_commands_gives_2(
         (("search", photos, "--sheet", "a.png", *graph), "and draws no sheet"),
         (("search", photos, "a.jpg", "--metric", "l1"), "'l1' is not one of 'cosine', 'l2'"),
         (("search", photos, "a.jpg", "-k", "0"), "0 is not in the range x>=1"),
+        (("search", photos, "a.jpg", "--exact", "--candidates", 9), "--candidates 9: --exact ranks every image"),
+        (("search", photos, "--metric", "l2", "--candidates", 9, *graph), "--candidates 9: --metric l2 ranks every"),
+        (("search", photos, "--knn", tmp_path), f"File '{tmp_path}' is a directory"),
+        (("search", photos, "a.jpg", "--sheet", tmp_path), f"File '{tmp_path}' is a directory"),
+        (("evaluate", photos, "--sheet", tmp_path), f"File '{tmp_path}' is a directory"),
+        (("duplicates", photos, "--sheet", tmp_path), f"File '{tmp_path}' is a directory"),
+        (("search", photos, "--knn", tmp_path / "no" / "a.h5"), f"a.h5: there is no folder {tmp_path / 'no'}; make it"),
+        (("duplicates", photos, "--sheet", tmp_path / "no" / "a.png"), f"there is no folder {tmp_path / 'no'}"),
         (("duplicates", photos, "--threshold", "0"), "0"),
         (("duplicates", photos, "--threshold", "1.1"), "1.1"),
         (("clusters", photos, "--central", "0"), "0 is not in the range x>=1"),
@@ -285,6 +293,19 @@ def test_wrong_use_of_the_new_commands_gives_2(
         code, out, err = streamer(capsys, *arguments)
         assert (code, out) == (2, "") and words in err
     assert not list(tmp_path.glob("graph.h5*"))
+
+
+@pytest.mark.parametrize("option", ["index.kind=exact", "search.metric=l2"])
+def test_candidates_of_a_store_without_any_are_refused(
+    capsys: pytest.CaptureFixture[str], photos: Path, library: Path, tmp_path: Path, option: str
+) -> None:
+    """The option was dropped without a word."""
+    options = ("--set", "index.kind=exact", "--set", "index.clusters=auto", "--set", option)
+    assert streamer(capsys, "index", tmp_path / "config.yaml", *options)[0] == 3
+    for query in ((library / "b.jpg",), ("--knn", tmp_path / "graph.h5")):
+        code, data = streamer_json(capsys, "search", photos, *query, "--candidates", 9)
+        assert code == 2 and f"--candidates 9: {photos} is searched by a look at every image" in data["error"]
+        assert streamer(capsys, "search", photos, *query)[0] == 0
 
 
 def test_the_new_commands_name_a_store_that_is_not_there(
@@ -402,7 +423,12 @@ def test_a_damaged_manifest_is_in_the_way_of_nothing_that_does_without_it(
 
 
 def test_without_annoy_all_works_with_an_inverted_file(
-    capsys: pytest.CaptureFixture[str], config: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    config: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Windows laptops have no compiler for it."""
     monkeypatch.setitem(sys.modules, "annoy", None)
@@ -410,6 +436,9 @@ def test_without_annoy_all_works_with_an_inverted_file(
     code, data = streamer_json(capsys, "run", config, "--set", "index.kind=annoy")
     assert code == 1 and "annoy package is not installed" in data["error"] and "index.kind: ivf" in data["error"]
     photo = next(pictures.rglob("*.jpg"))
+    with caplog.at_level("WARNING"):
+        assert streamer_json(capsys, "run", config, "--set", "index.trees=7")[0] == 0
+    assert "index.trees: 7 is of no effect: the annoy package is not installed" in caplog.text
     for kind, options in (("ivf", ()), ("exact", ("--set", "index.kind=exact"))):
         assert streamer_json(capsys, "run", config, *options)[0] == 0
         assert streamer_json(capsys, "info", store)[1]["index"]["kind"] == kind

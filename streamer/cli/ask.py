@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from streamer.cli.common import DEVICE, STORE, Outcome, Records, command, progress_bars, say, stopping
+from streamer.cli.common import DEVICE, STORE, OutFile, Outcome, Records, command, progress_bars, say, stopping
 from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ _MOST_DRAWN = 50
 @click.option("--candidates", type=click.IntRange(min=1), help="Images the index proposes for the exact ranking.")
 @click.option("--exact", is_flag=True, help="Rank every image instead of the index's candidates.")
 @click.option("--metric", type=click.Choice(["cosine", "l2"]), help="l2, Euclidean distance, ranks every image.")
-@click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the first 50 and their hits.")
+@click.option("--sheet", type=OutFile(), metavar="OUT.png", help="Draw the first 50 and their hits.")
 @click.option(
     "--knn",
-    type=click.Path(path_type=Path),
+    type=OutFile(),
     metavar="OUT.h5",
     help="Write the nearest neighbours of all images of the store, or of the STORE given as IMAGE.",
 )
@@ -49,6 +49,10 @@ def search(
     device: str | None,
 ) -> Outcome:
     """Find the photos most like each IMAGE: a file, or all the photos in a folder."""
+    if candidates is not None and (exact or metric == "l2"):
+        raise click.UsageError(
+            f"--candidates {candidates}: {'--exact' if exact else '--metric l2'} ranks every image; leave one out"
+        )
     if knn is not None:
         if len(images) > 1 or sheet is not None:
             raise click.UsageError("--knn takes no IMAGE, or one other STORE, and draws no sheet")
@@ -60,6 +64,8 @@ def search(
     records, failed = Records(), 0
     drawn: list[QueryResult] = []
     with Searcher(store, device=device) as searcher:
+        if candidates is not None and searcher.scans(exact, metric):
+            _refuse_candidates(store, candidates)
         for result in searcher.stream(images, k, candidates=candidates, exact=exact, metric=metric):
             entry: dict[str, Any] = {"query": result.query, "seconds": result.seconds}
             entry["hits"] = [hit.to_dict() for hit in result.hits]
@@ -85,6 +91,13 @@ def search(
     return {"results": records}, "\n".join(lines), ExitCode.SOME_UNREADABLE if failed else ExitCode.DONE
 
 
+def _refuse_candidates(store: Path, candidates: int) -> NoReturn:
+    raise click.UsageError(
+        f"--candidates {candidates}: {store} is searched by a look at every image (index.kind: exact, search.metric: l2, "
+        "or no index yet; 'streamer info' tells); leave it out"
+    )
+
+
 def _graph(store: Path, others: tuple[Path, ...], target: Path, device: str | None, asked: dict[str, Any]) -> Outcome:
     from dataclasses import asdict
 
@@ -94,6 +107,8 @@ def _graph(store: Path, others: tuple[Path, ...], target: Path, device: str | No
 
     with contextlib.ExitStack() as opened:
         neighbours = opened.enter_context(open_neighbours(store, device))
+        if asked["candidates"] is not None and neighbours.scans(asked["exact"], asked["metric"]):
+            _refuse_candidates(store, asked["candidates"])
         queries = opened.enter_context(Store(others[0])) if others else None
         should_stop = opened.enter_context(stopping())
         progress = opened.enter_context(progress_bars())
@@ -111,7 +126,7 @@ def _graph(store: Path, others: tuple[Path, ...], target: Path, device: str | No
 @click.option("-k", type=click.IntRange(min=1), default=10, show_default=True, help="Of recall@k.")
 @click.option("--exclude-label", "exclude", multiple=True, metavar="LABEL", help="Leave a label out, as clutter.")
 @click.option("--baselines/--no-baselines", default=True, help="Read the photos again, for their colour histograms.")
-@click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the best and worst queries.")
+@click.option("--sheet", type=OutFile(), metavar="OUT.png", help="Draw the best and worst queries.")
 @DEVICE
 @command
 def evaluate(

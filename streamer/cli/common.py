@@ -15,7 +15,19 @@ from typing import Any
 
 import click
 
-__all__ = ["CONFIG", "DEVICE", "SET", "STORE", "Outcome", "Records", "command", "progress_bars", "say", "stopping"]
+__all__ = [
+    "CONFIG",
+    "DEVICE",
+    "SET",
+    "STORE",
+    "OutFile",
+    "Outcome",
+    "Records",
+    "command",
+    "progress_bars",
+    "say",
+    "stopping",
+]
 
 Outcome = tuple[dict[str, Any], str, int]
 """What a command gives back: the JSON object, the same for people, the exit code."""
@@ -60,6 +72,19 @@ def _print_json(data: dict[str, Any]) -> None:
         for piece in value.pieces() if isinstance(value, Records) else [json.dumps(value)]:
             click.echo(piece, nl=False)
     click.echo("}" if data else "{}")
+
+
+class OutFile(click.Path):
+    """A file to write, where one can be written: that is found out before hours of work, not after."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"{path}: there is no folder {path.parent}; make it, or name another", param, ctx)
+        return path
 
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))

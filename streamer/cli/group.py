@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamer.cli.common import DEVICE, STORE, Outcome, Records, command, progress_bars, say, stopping
+from streamer.cli.common import DEVICE, STORE, OutFile, Outcome, Records, command, progress_bars, say, stopping
 from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _CENTRAL = 24
     help="Cosine of the features from which two photos are near-duplicates.",
 )
 @click.option("--exact", is_flag=True, help="Compare each photo with every other, without the index.")
-@click.option("--sheet", type=click.Path(path_type=Path), metavar="OUT.png", help="Draw the first 50 groups.")
+@click.option("--sheet", type=OutFile(), metavar="OUT.png", help="Draw the first 50 groups.")
 @DEVICE
 @command
 def duplicates(store: Path, threshold: float, exact: bool, sheet: Path | None, device: str | None) -> Outcome:
