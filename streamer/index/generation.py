@@ -113,9 +113,14 @@ class Draft:
 
     @classmethod
     def existing(cls, folder: Path) -> Draft | None:
-        """The one that ``streamer reduce`` has begun, if any."""
+        """The one that ``streamer reduce`` has begun, if any; what an interrupted build left in it is removed."""
         draft = cls(folder, _last_number(folder) + 1)
-        return draft if draft.reducer_path.is_file() else None
+        if not draft.reducer_path.is_file():
+            return None
+        for file in draft.path.iterdir():
+            if file != draft.reducer_path:
+                file.unlink()
+        return draft
 
     @property
     def reducer_path(self) -> Path:

@@ -111,6 +111,20 @@ def test_what_a_crash_left_is_cleared_and_never_published(tmp_path: Path) -> Non
     assert (again.number, complete_but_unnamed.exists(), list(again.path.iterdir())) == (2, False, [])
 
 
+def test_what_an_interrupted_build_left_in_a_draft_is_not_published(tmp_path: Path) -> None:
+    """Only `begin` swept: a build of another kind published the files of the one before with its own."""
+    begun = Draft.begin(tmp_path)
+    begun.reducer_path.write_text("PCA")
+    for name in ("annoy.ann", "vectors.spool", "manifest.json.partial"):
+        (begun.path / name).write_text("half")
+    draft = Draft.existing(tmp_path)
+    assert draft is not None and draft.path == begun.path
+    generation = draft.publish(manifest(3))
+    assert set(generation.manifest.files) == {"reducer.npz"}
+    assert {file.name for file in generation.path.iterdir()} == {"reducer.npz", "manifest.json"}
+    assert Draft.existing(tmp_path) is None
+
+
 @pytest.mark.parametrize("damage", ["manifest", "kind", "images", "current", "gone"])
 def test_a_damaged_generation_is_named(tmp_path: Path, damage: str) -> None:
     draft = Draft.begin(tmp_path)
