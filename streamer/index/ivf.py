@@ -233,12 +233,19 @@ class IvfIndex:
         found: NDArray[np.int64] = np.sort(nearest, axis=1)
         return found
 
-    def members(self, cluster: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Positions of a cluster's vectors, shape (n,), int64, and the vectors, shape (n, dimension), float32."""
-        begin, end = self.starts[cluster : cluster + 2].tolist()
-        vectors = np.array(self._vectors[begin:end])
+    def members(self, cluster: int, part: slice = slice(None)) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Positions of a cluster's vectors, shape (n,), int64, and the vectors, shape (n, dimension), float32.
+
+        Parameters
+        ----------
+        cluster : int
+        part : slice
+            Which of them, all by default: a cluster may be as large as the library.
+        """
+        rows = range(*self.starts[cluster : cluster + 2].tolist())[part]
+        vectors = np.array(self._vectors[rows.start : rows.stop : rows.step])
         self._mapped.touched(vectors.nbytes)
-        return np.arange(begin, end), vectors
+        return np.arange(rows.start, rows.stop, rows.step), vectors
 
     def close(self) -> None:
         """Unmap the files."""

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from streamer.errors import IndexMissingError
+from streamer.index import IvfIndex
 from streamer.neighbours import Neighbours
-from streamer.retrieval import Neighbour
+from streamer.retrieval import Neighbour, ReducedIndex
+from streamer.store import Store
 
 __all__ = ["Cluster", "clusters"]
 
 _LOG = logging.getLogger(__name__)
+# Members of a cluster that are held at a time, with their names.
+_BLOCK_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -80,17 +84,30 @@ def clusters(neighbours: Neighbours, shown: int = 24) -> Iterator[Cluster]:
     if newer:
         _LOG.warning("%d images are newer than the index and in no cluster; run 'streamer index CONFIG'", newer)
     for number in range(len(ivf.centroids)):
-        positions, vectors = ivf.members(number)
-        centre = ivf.centroids[number] / max(float(np.linalg.norm(ivf.centroids[number])), 1e-12)
-        cosines = vectors @ centre
-        images = reduced.images(positions)[:, 0].tolist()
-        names = store.catalog.names(images)
-        labels = Counter(label for _, _, label in names.values())
-        live = [place for place in np.argsort(-cosines, kind="stable").tolist() if images[place] in names]
-        entries = store.entries([images[place] for place in live[:shown]])
-        central = [
-            Neighbour(entries[images[place]], round(float(cosines[place]), 6))
-            for place in live[:shown]
-            if images[place] in entries
-        ]
-        yield Cluster(number, len(live), dict(labels.most_common()), central)
+        yield _cluster(store, ivf, reduced, number, shown)
+
+
+def _cluster(store: Store, ivf: IvfIndex, reduced: ReducedIndex, number: int, shown: int) -> Cluster:
+    """One cluster, read in blocks: it may be as large as the library."""
+    centre = ivf.centroids[number] / max(float(np.linalg.norm(ivf.centroids[number])), 1e-12)
+    size = int(ivf.starts[number + 1] - ivf.starts[number])
+    labels: Counter[str] = Counter()
+    central, nearness = np.empty(0, np.int64), np.empty(0)
+    for start in range(0, size, _BLOCK_ROWS):
+        positions, vectors = ivf.members(number, slice(start, start + _BLOCK_ROWS))
+        images = reduced.images(positions)[:, 0]
+        names = store.catalog.names(images.tolist())
+        labels.update(label for _, _, label in names.values())
+        live = np.isin(images, list(names))
+        # A product of matrices rounds by position: equal images would be ranked by how the cluster was cut.
+        cosines = np.einsum("ij,j->i", vectors[live], centre, dtype=np.float64)
+        central, nearness = np.append(central, images[live]), np.append(nearness, cosines)
+        best = np.argsort(-nearness, kind="stable")[:shown]
+        central, nearness = central[best], nearness[best]
+    entries = store.entries(central.tolist())
+    found = [
+        Neighbour(entries[image], round(cosine, 6))
+        for image, cosine in zip(central.tolist(), nearness.tolist(), strict=True)
+        if image in entries
+    ]
+    return Cluster(number, labels.total(), dict(labels.most_common()), found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import numpy as np
 import pytest
 
 from streamer.errors import IndexMissingError
+from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.joins import Cluster, clusters
 from streamer.neighbours import Neighbours
+from streamer.store import Store
 from streamer.upkeep import compact
 from tests.conftest import delete, publish_index, write_features
 
@@ -68,6 +72,37 @@ def test_the_central_ones_are_the_nearest_to_the_centre_and_come_first(path: Pat
             assert [each.entry.id for each in cluster.central] == nearest[:3].tolist()
             assert cluster.central == everybody[cluster.number][:3]
             np.testing.assert_allclose([each.score for each in cluster.central], np.sort(cosines)[::-1][:3], atol=2e-6)
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_in_blocks_they_are_the_same(path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    delete(path, [key(number) for number in range(0, ROWS, 9)])
+    expected = listed(path, 4)
+    monkeypatch.setattr(sys.modules["streamer.joins.clusters"], "_BLOCK_ROWS", block)  # the function hides it
+    assert listed(path, 4) == expected
+
+
+def test_a_cluster_as_large_as_the_library_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its names and vectors were."""
+    path, count = tmp_path / "one.store", 12_000
+    random = np.random.default_rng(0)
+    write_features(path, random.normal(size=(count, 4)).astype(np.float32), shard_rows=4000)
+    with Store(path) as store:
+        settings = IndexSettings("ivf", 4, False, 1, 1, 0, 50, 0.99)
+        builder = IndexBuilder(store, settings, 2**30, lambda *_: None, lambda: False)
+        builder.reduce()
+        builder.build()
+    monkeypatch.setattr(sys.modules["streamer.joins.clusters"], "_BLOCK_ROWS", 500)
+    with Neighbours(path) as neighbours:
+        neighbours.inverted_file()
+        tracemalloc.start()
+        try:
+            (cluster,) = clusters(neighbours, 5)
+            _, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (cluster.images, len(cluster.central)) == (count, 5)
+    assert peak_bytes < 80 * count  # one name takes several times as much
 
 
 def test_images_of_one_cluster_are_nearer_to_its_centre_than_to_others(path: Path) -> None:
