@@ -18,7 +18,7 @@ from seed import drawn, extracted, say
 from streamer.calibration import recall_of
 from streamer.joins import clusters
 from streamer.neighbours import Neighbours
-from streamer.report import contact_sheet, grid_sheet
+from streamer.report import cluster_sheet, contact_sheet, grid_sheet, remove_cluster_sheets
 from streamer.retrieval import to_hits
 from streamer.searcher import QueryResult
 
@@ -42,11 +42,12 @@ def main() -> None:
     with Neighbours(config.store) as neighbours:
         sizes, pure = [], 0
         for cluster in clusters(neighbours):
-            grid_sheet(cluster.central, sheets / f"cluster-{cluster.number:05d}.png")
+            grid_sheet(cluster.central, cluster_sheet(sheets, cluster.number))
             labels = ", ".join(f"{label or '(no label)'} {count}" for label, count in list(cluster.labels.items())[:3])
             print(f"cluster {cluster.number}: {cluster.images} images: {labels}")
             sizes.append(cluster.images)
             pure += max(cluster.labels.values(), default=0)
+        remove_cluster_sheets(sheets, len(sizes))
         say(f"{len(sizes)} clusters of {min(sizes)} to {max(sizes)} images; purity by label {pure / sum(sizes):.3f}")
         held = neighbours.store.images()
         chosen = held[drawn(_QUERIES, len(held), arguments.seed)]

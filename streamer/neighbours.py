@@ -59,9 +59,7 @@ class Neighbours:
         If there is no readable store.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], products: Callable[[], TopOfBlock | None] = lambda: None
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], products: Callable[[], TopOfBlock | None] = lambda: None) -> None:
         self.store = Store(path)
         self.products = products
         self.generation: Generation | None = None

@@ -16,7 +16,7 @@ from streamer.store import Entry, Store
 if TYPE_CHECKING:
     from streamer.images.canvas import Canvas
 
-__all__ = ["Report", "contact_sheet", "grid_sheet", "store_info"]
+__all__ = ["Report", "cluster_sheet", "contact_sheet", "grid_sheet", "remove_cluster_sheets", "store_info"]
 
 _SIDE = 144
 _GAP = 8
@@ -128,6 +128,19 @@ def grid_sheet(images: Sequence[_Placed], target: Path, columns: int = 6) -> Non
         canvas.paste(thumbnail(each.entry.path, _SIDE), x, y)
         _caption(canvas, x, y, f"{each.score:.4f}", each.entry.label or Path(each.entry.key).name)
     canvas.save(target)
+
+
+def cluster_sheet(folder: Path, number: int) -> Path:
+    """Where the picture of a cluster goes: ``cluster-00003.png``."""
+    return folder / f"cluster-{number:05d}.png"
+
+
+def remove_cluster_sheets(folder: Path, count: int) -> None:
+    """Remove the pictures that a former run has left of clusters from number `count` on; nothing else."""
+    for path in folder.glob("cluster-*.png"):
+        number = path.stem.removeprefix("cluster-")
+        if number.isdecimal() and path == cluster_sheet(folder, int(number)) and int(number) >= count:
+            path.unlink()
 
 
 def _caption(canvas: Canvas, x: int, y: int, first: str, second: str) -> None:

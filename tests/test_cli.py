@@ -368,6 +368,12 @@ def test_clusters_are_listed_and_drawn(capsys: pytest.CaptureFixture[str], photo
         assert cluster["sheet"] == str(sheets / f"cluster-{cluster['cluster']:05d}.png")
         assert size_of(Path(cluster["sheet"])) == (8 + 6 * 152, 8 + 186)
     assert len(list(sheets.iterdir())) == 2
+    # A former run with more clusters left its pictures among the new ones; what is not ours stays.
+    kept = {"cluster-2.png", "cluster-00007.jpg", "cluster-one.png", "my cluster-00003.png"}
+    for name in (*kept, "cluster-00002.png", "cluster-00041.png", "cluster-123456.png"):
+        (sheets / name).touch()
+    assert streamer(capsys, "clusters", photos, "--sheets", sheets)[0] == 0
+    assert {path.name for path in sheets.iterdir()} == {"cluster-00000.png", "cluster-00001.png", *kept}
 
     code, out, _ = streamer(capsys, "clusters", photos)
     lines = out.splitlines()

@@ -210,6 +210,7 @@ def test_products_elsewhere_are_used_where_there_are_enough(path: Path, monkeypa
         return places, np.take_along_axis(scores, places, axis=1)
 
     queries = features(20, seed=1)
+
     def products() -> TopOfBlock:
         chosen.append(True)
         return top
@@ -242,8 +243,12 @@ def test_a_store_made_on_a_gpu_is_asked_on_a_machine_without(path: Path, monkeyp
 def test_a_searcher_that_cannot_be_made_leaves_nothing_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
         catalog.set_settings({"extract": {"of": "a newer release"}})
-    closed = []
-    monkeypatch.setattr(Neighbours, "close", lambda self: closed.append(self))
+    closed: list[Neighbours] = []
+
+    def close(self: Neighbours) -> None:
+        closed.append(self)
+
+    monkeypatch.setattr(Neighbours, "close", close)
     with pytest.raises(TypeError):
         Searcher(path)
     assert len(closed) == 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from streamer.cli.common import DEVICE, STORE, OutFile, Outcome, Records, command, progress_bars, say, stopping
+from streamer.cli.common import DEVICE, STORE, Outcome, OutFile, Records, command, progress_bars, say, stopping
 from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def search(
 
 def _refuse_candidates(store: Path, candidates: int) -> NoReturn:
     raise click.UsageError(
-        f"--candidates {candidates}: {store} is searched by a look at every image (index.kind: exact, search.metric: l2, "
-        "or no index yet; 'streamer info' tells); leave it out"
+        f"--candidates {candidates}: {store} is searched by a look at every image (index.kind: exact, "
+        "search.metric: l2, or no index yet; 'streamer info' tells); leave it out"
     )
 
 

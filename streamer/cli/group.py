@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamer.cli.common import DEVICE, STORE, OutFile, Outcome, Records, command, progress_bars, say, stopping
+from streamer.cli.common import DEVICE, STORE, Outcome, OutFile, Records, command, progress_bars, say, stopping
 from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -79,12 +79,16 @@ def clusters(store: Path, sheets: Path | None, central: int) -> Outcome:
                 say(f"    {each.score:7.4f}  {each.entry.key}")
             record = cluster.to_dict()
             if sheets is not None:
-                from streamer.report import grid_sheet
+                from streamer.report import cluster_sheet, grid_sheet
 
                 sheets.mkdir(parents=True, exist_ok=True)
-                target = sheets / f"cluster-{cluster.number:05d}.png"
+                target = cluster_sheet(sheets, cluster.number)
                 grid_sheet(cluster.central, target)
                 record["sheet"] = str(target)
             records.append(record)
+    if sheets is not None:
+        from streamer.report import remove_cluster_sheets
+
+        remove_cluster_sheets(sheets, records.count)
     text = f"{records.count} clusters" + (f"; sheets: {sheets}" if sheets is not None else "")
     return {"clusters": records}, text, ExitCode.DONE

@@ -158,7 +158,8 @@ def _distances(queries: NDArray[np.float32], rows: NDArray[np.float32]) -> NDArr
     """Euclidean distances, shape (q, n); in float32, those between near photos would be lost in the squares."""
     wide, asked = rows.astype(np.float64), queries.astype(np.float64)
     squares = np.einsum("ij,ij->i", asked, asked)[:, None] + np.einsum("ij,ij->i", wide, wide) - 2 * asked @ wide.T
-    return np.sqrt(np.maximum(squares, 0))
+    distances: NDArray[np.float64] = np.sqrt(np.maximum(squares, 0))
+    return distances
 
 
 def _rounding(query: NDArray[np.float32], metric: Metric) -> float:
