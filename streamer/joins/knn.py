@@ -93,7 +93,7 @@ def knn_graph(
         If the two stores hold features of different kinds.
     IndexMissingError
         If it takes the index, and that is damaged.
-    StoreWriteError, OSError
+    StoreWriteError
         If the disk has no room for the file, or fails.
     Interrupted
         If asked to stop; nothing is left behind.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.errors import StoreWriteError
 from streamer.files import PatientFile, published, require_space
 from streamer.store.store import Store
 
@@ -29,16 +30,16 @@ class GraphFile:
     Parameters
     ----------
     file : h5py.File
-    disk : PatientFile
-        What it is written to.
+    check : callable
+        Raises what the disk has answered.
     rows, k : int
     """
 
-    def __init__(self, file: h5py.File, disk: PatientFile, rows: int, k: int) -> None:
+    def __init__(self, file: h5py.File, check: Callable[[], None], rows: int, k: int) -> None:
         chunks = (max(1, min(_CHUNK_ROWS, rows, _CHUNK_BYTES // (8 * k))), k)
         self._ids = file.create_dataset("ids", (rows, k), np.int64, chunks=chunks, fillvalue=-1)
         self._distances = file.create_dataset("distances", (rows, k), np.float32, chunks=chunks, fillvalue=np.nan)
-        self._disk = disk
+        self._check = check
         self._done = 0
 
     def append(self, ids: NDArray[np.int64], distances: NDArray[np.float32]) -> None:
@@ -46,13 +47,13 @@ class GraphFile:
 
         Raises
         ------
-        OSError
+        StoreWriteError
             If the disk is full, or fails.
         """
         part = slice(self._done, self._done + len(ids))
         self._ids[part], self._distances[part] = ids, distances
         self._done += len(ids)
-        self._disk.check()
+        self._check()
 
 
 @contextlib.contextmanager
@@ -82,9 +83,7 @@ def writing_graph(
     Raises
     ------
     StoreWriteError
-        If the disk has no room for it.
-    OSError
-        If it cannot be written.
+        If the disk has no room for it, is full, or fails.
     """
     rows = len(queries[1])
     n_bytes = rows * k * _NEIGHBOUR_BYTES + (rows + len(images[1])) * _IMAGE_BYTES
@@ -95,10 +94,28 @@ def writing_graph(
             file.attrs.update({"format": 1, "k": k, **facts})
             _write_names(file, "query", *queries)
             _write_names(file, "image", *images)
-            disk.check()
-            yield GraphFile(file, disk, rows, k)
+
+            def check() -> None:
+                with _telling(target):
+                    disk.check()
+
+            check()
+            yield GraphFile(file, check, rows, k)
             file.close()
-            disk.close(sync=True)
+            with _telling(target):
+                disk.close(sync=True)
+
+
+@contextlib.contextmanager
+def _telling(target: Path) -> Iterator[None]:
+    """Say which file it is that a disk that is full or fails is in the way of."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreWriteError(
+            f"{target}: cannot be written ({error.strerror or error}), and was given up. Free some space, or write to "
+            "another disk"
+        ) from error
 
 
 def _write_names(file: h5py.File, group: str, store: Store, ids: NDArray[np.int64]) -> None:
