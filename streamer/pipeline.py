@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import TypeVar
@@ -26,11 +26,11 @@ from streamer.errors import (
 )
 from streamer.extraction import Extractor, ExtractSettings, Network
 from streamer.files import require_space
-from streamer.images import FolderSource, Stl10Source
+from streamer.images import FolderSource, Labels, Stl10Source, labelled, read_labels
 from streamer.index import annoy_installed, current_generation, require_annoy
 from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
-from streamer.records import Progress
+from streamer.records import ImageRef, Progress, Rejected
 from streamer.report import Report
 from streamer.runlog import call_on_failure, keep_report, log_to
 from streamer.store import Changes, RunRecord, Store, StoreLock, StoreWriter, find_changes, recorded, writing
@@ -144,6 +144,7 @@ class _Job:
         held = resident_bytes()
         if "extract" in stages:
             self._source()
+            _ = self._labels
             held += extractor.kept_bytes
         if "reduce" in stages and self.index.kind != "exact":
             self.index.block_rows(self.budget, extractor.network.spec().outputs, held)
@@ -238,7 +239,7 @@ class _Job:
 
     def _extract(self, writer: StoreWriter, extractor: Extractor, watch: MemoryWatch) -> None:
         began = time.monotonic()
-        changes = find_changes(self._source(), writer.catalog, extractor.limits)
+        changes = find_changes(self._listing(), writer.catalog, extractor.limits)
         images = self.report.images
         try:
             images |= {"seen": changes.seen, "unchanged": changes.unchanged}
@@ -309,6 +310,13 @@ class _Job:
     def _likely_moved(self, changes: Changes) -> int:
         """The images of a file in STL-10's format are all of one size, which tells nothing of where they went."""
         return 0 if self.config.source.stl10 else changes.likely_moved()
+
+    @cached_property
+    def _labels(self) -> Labels | None:
+        return None if self.config.labels is None else read_labels(self.config.labels)
+
+    def _listing(self) -> Iterable[ImageRef | Rejected]:
+        return self._source() if self._labels is None else labelled(self._source(), self._labels)
 
     def _source(self) -> FolderSource | Stl10Source:
         folder, exclude = self.config.source.folder, list(self.config.source.exclude)

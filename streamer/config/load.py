@@ -94,7 +94,7 @@ def _lines(node: yaml.Node | None, location: tuple[str | int, ...] = ()) -> Iter
 
 
 _NAMED = (*NAMED_WEIGHTS, "off")
-_PATH_KEYS = {("store",), ("source", "folder"), ("backbone", "weights"), ("run", "log_file")}
+_PATH_KEYS = {("store",), ("source", "folder"), ("labels",), ("backbone", "weights"), ("run", "log_file")}
 
 
 def _apply(data: dict[str, Any], origins: dict[tuple[str | int, ...], str], override: str) -> None:

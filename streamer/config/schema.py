@@ -200,6 +200,7 @@ class Config(_Section):
 
     store: PathFromBase
     source: Source
+    labels: PathFromBase | None = Field(None, description="a CSV file, key,label, in the place of the folders' names")
     images: Images = Images()
     backbone: BackboneChoice = BackboneChoice()
     device: Literal["auto", "cpu", "gpu"] = "auto"

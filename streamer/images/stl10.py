@@ -66,11 +66,10 @@ class Stl10Source:
             )
         count = before.st_size // IMAGE_BYTES
         labels, names = self._labels(Path(path), count)
-        changed_ns = max(before.st_mtime_ns, *(file.stat().st_mtime_ns for file in self._beside(Path(path))))
         stem = Path(path).stem
         for number in range(count):
             label = "" if labels is None else names.get(int(labels[number]), str(labels[number]))
-            yield ImageRef(f"{stem}/{number:07d}", f"{path}#{number}", IMAGE_BYTES, changed_ns, label)
+            yield ImageRef(f"{stem}/{number:07d}", f"{path}#{number}", IMAGE_BYTES, before.st_mtime_ns, label)
         after = self._state(path)
         if (after.st_ino, after.st_size, after.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
             raise SourceUnavailableError(f"{path}: changed while it was being listed. Run again when it is complete.")
@@ -84,11 +83,6 @@ class Stl10Source:
                 f"{path}: the file cannot be read ({error.strerror}). Is the disk mounted? Check source.stl10 in the "
                 "config."
             ) from error
-
-    def _beside(self, path: Path) -> list[Path]:
-        """The files that say what the images show: with other labels, the images are to be looked at again."""
-        labels = path.with_name(path.name.replace("_X.bin", "_y.bin"))
-        return [file for file in (path, labels, path.with_name("class_names.txt")) if file.is_file()]
 
     def _labels(self, path: Path, count: int) -> tuple[NDArray[np.uint8] | None, dict[int, str]]:
         """One label an image, or None; and the names of the classes."""

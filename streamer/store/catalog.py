@@ -163,9 +163,10 @@ class Catalog:
         row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'shards'").fetchone()
         return (row[0] if row else 0) + 1
 
-    def known(self) -> Iterator[tuple[str, int, int, int, str, bytes]]:
-        """``(key, id, size, mtime_ns, path, content)`` of every image, sorted by key."""
-        return iter(self._db.cursor().execute("SELECT key, id, size, mtime_ns, path, content FROM images ORDER BY key"))
+    def known(self) -> Iterator[tuple[str, int, int, int, str, str, bytes]]:
+        """``(key, id, size, mtime_ns, path, label, content)`` of every image, sorted by key."""
+        query = "SELECT key, id, size, mtime_ns, path, label, content FROM images ORDER BY key"
+        return iter(self._db.cursor().execute(query))
 
     def knows(self, content: bytes) -> bool:
         """Whether there are features of the bytes with this digest, of a live image or not."""
@@ -210,6 +211,17 @@ class Catalog:
             block = np.array(found, dtype=np.int64)
             last = int(block[-1, 0])
             yield block[:, 0], block[:, 1], block[:, 2]
+
+    def examples(self, block_size: int) -> Iterator[list[tuple[int, int, int, str, str, bytes]]]:
+        """``(id, shard, row, key, label, content)`` of the live images, by id, so many at a time. See `places`."""
+        query = (
+            "SELECT images.id, shard, row, key, label, content FROM images JOIN features USING (content) "
+            "WHERE images.id > ? ORDER BY images.id LIMIT ?"
+        )
+        last = 0
+        while found := self._db.execute(query, (last, block_size)).fetchall():
+            last = found[-1][0]
+            yield found
 
     def rows_of(self, shard: int) -> Iterator[tuple[int, bytes, str, str]]:
         """``(row, content, key, label)`` of the live images of one shard, by row, copies of the same bytes by id."""

@@ -219,6 +219,10 @@ class CatalogWriter(Catalog):
         """Note new paths: ``(path, key)``, for a library that was moved as a whole. Call inside a transaction."""
         self._db.executemany("UPDATE images SET path = ? WHERE key = ?", paths)
 
+    def relabel(self, labels: Iterable[tuple[str, str]]) -> None:
+        """Note new labels: ``(label, key)``, of images that are as they were. Call inside a transaction."""
+        self._db.executemany("UPDATE images SET label = ? WHERE key = ?", labels)
+
     def forget_ids(self, ids: Iterable[int]) -> None:
         """Forget these images; their features stay, until compact, for the day they come back. In a transaction."""
         self._db.executemany("DELETE FROM images WHERE id = ?", ((number,) for number in ids))

@@ -37,6 +37,7 @@ class Changes:
         self._db = sqlite3.connect("", isolation_level=None)
         self._db.execute("CREATE TABLE pending (key TEXT, path TEXT, size INTEGER, mtime_ns INTEGER, label TEXT)")
         self._db.execute("CREATE TABLE relocated (path TEXT, key TEXT)")
+        self._db.execute("CREATE TABLE relabelled (label TEXT, key TEXT)")
         self._db.execute("CREATE TABLE gone (id INTEGER PRIMARY KEY, content BLOB, size INTEGER)")
         self._db.execute("CREATE INDEX gone_by_content ON gone (content)")
         self._db.execute("CREATE INDEX pending_by_size ON pending (size)")
@@ -62,6 +63,14 @@ class Changes:
     def relocated(self) -> Iterator[tuple[str, str]]:
         """``(path, key)`` of images that are as they were, at another path."""
         return iter(self._db.execute("SELECT path, key FROM relocated"))
+
+    def add_relabelled(self, ref: ImageRef) -> None:
+        """Note an image that is as it was, under another label."""
+        self._db.execute("INSERT INTO relabelled VALUES (?, ?)", (ref.label, ref.key))
+
+    def relabelled(self) -> Iterator[tuple[str, str]]:
+        """``(label, key)`` of images that are as they were, under another label."""
+        return iter(self._db.execute("SELECT label, key FROM relabelled"))
 
     def add_removed(self, number: int, content: bytes, size: int) -> None:
         """Note an image that is in the store and no longer in the source."""
@@ -173,6 +182,8 @@ def _compare(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limits: s
                 changes.unchanged += 1
                 if image[4] != item.path:
                     changes.add_relocated(item)
+                if image[5] != item.label:
+                    changes.add_relabelled(item)
                 if failure is not None:
                     changes.add_fixed(item.path)
             else:
@@ -187,7 +198,7 @@ def _compare(listing: Iterable[ImageRef | Rejected], catalog: Catalog, limits: s
 
 def _note_removed(changes: Changes, rows: Iterable[tuple], unlisted_folder: str) -> None:  # type: ignore[type-arg]
     """A photo below a folder that could not be listed is not gone: it is out of sight."""
-    for key, number, size, _mtime_ns, _path, content in rows:
+    for key, number, size, _mtime_ns, _path, _label, content in rows:
         if unlisted_folder and key.startswith(unlisted_folder):
             changes.unchanged += 1
             changes.seen += 1

@@ -126,7 +126,7 @@ class StoreWriter:
             return self._lookup.knows(content)
 
     def apply(self, changes: Changes) -> None:
-        """Drop what is gone from the source, note new paths and what could not be listed, all in one transaction.
+        """Drop what is gone, note new paths, new labels and what could not be listed, all in one transaction.
 
         What may have moved, by the sizes of new files, stays until it turns up again, or until `finish`.
         """
@@ -135,6 +135,7 @@ class StoreWriter:
             self.catalog.forget_ids(changes.removed())
             self.catalog.forget_failures((path,) for path in changes.fixed())
             self.catalog.relocate(changes.relocated())
+            self.catalog.relabel(changes.relabelled())
             self.catalog.forget_unreadable(changes.rejected())
             self.catalog.add_failures(changes.rejected(), self._limits)
 

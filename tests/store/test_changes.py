@@ -36,6 +36,7 @@ def summary(writer: StoreWriter, listing: list[ImageRef | Rejected], limits: str
         "known_bad": changes.known_bad,
         "fixed": list(changes.fixed()),
         "relocated": list(changes.relocated()),
+        "relabelled": list(changes.relabelled()),
     }
     assert changes.seen == len(listing) or any(isinstance(each, Rejected) for each in listing)
     assert changes.pending_count == len(found["pending"])
@@ -94,6 +95,25 @@ def test_a_library_that_moved_as_a_whole_is_found_at_its_new_place(writer: Store
         ("/new/d.jpg", "d.jpg"),
         ("/new/e/f.jpg", "e/f.jpg"),
     ]
+
+
+def test_a_new_label_is_noted_and_the_image_is_not_read_again(writer: StoreWriter) -> None:
+    listing = [ImageRef(key, f"/photos/{key}", 100, 1, label) for key, label in (("b.jpg", "cat"), ("d.jpg", ""))]
+    listing.append(ref("e/f.jpg"))
+    assert summary(writer, [*listing, ref("x.jpg")]) == {
+        "unchanged": 3,
+        "known_bad": 1,
+        "relabelled": [("cat", "b.jpg")],
+    }
+    changes = find_changes(listing, writer.catalog, "none")
+    writer.apply(changes)
+    writer.finish()
+    changes.close()
+    assert dict(writer.catalog.execute("SELECT key, label FROM images")) == {
+        "b.jpg": "cat",
+        "d.jpg": "",
+        "e/f.jpg": "e",
+    }
 
 
 def test_an_unsorted_listing_is_refused(writer: StoreWriter) -> None:
