@@ -5,16 +5,19 @@ from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes, find_changes
 from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
 from streamer.store.compact import Compaction, compact_shards
+from streamer.store.dataset import FeatureDataset
 from streamer.store.knn import writing_graph
 from streamer.store.lock import StoreLock
 from streamer.store.reader import ShardMissingError
 from streamer.store.record import RunRecord, recorded
 from streamer.store.spec import FORMAT, FeatureSpec
+from streamer.store.split import SIDES, Split
 from streamer.store.store import Store
 from streamer.store.writer import StoreWriter, publish_view, sweep, writing
 
 __all__ = [
     "FORMAT",
+    "SIDES",
     "Catalog",
     "CatalogWriter",
     "Changes",
@@ -22,10 +25,12 @@ __all__ = [
     "Entry",
     "Failure",
     "Fault",
+    "FeatureDataset",
     "FeatureSpec",
     "LastRun",
     "RunRecord",
     "ShardMissingError",
+    "Split",
     "Store",
     "StoreLock",
     "StoreWriter",

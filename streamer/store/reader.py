@@ -26,6 +26,8 @@ _REMEDY = "restore it, or have 'streamer check STORE --repair' drop it, and the 
 _OPEN_FILES = 64
 # A map costs address space only.
 _MAPPED_FILES = 1024
+# What is read at a time of rows between which others lie that nobody wants.
+_BLOCK_BYTES = 2**20
 # Reading a row that nobody wants, between two that are wanted, costs less than another read.
 _SKIPPED_ROWS = 4
 
@@ -84,6 +86,46 @@ class ShardReader:
             except (OSError, KeyError, RuntimeError, IndexError, ValueError) as error:
                 raise StoreCorruptError(f"{path}: rows of {output} cannot be read ({error}); {_REMEDY}") from error
         return found
+
+    def read_in_order(self, output: str, shard: int, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Read many rows of one shard from its beginning to its end: no chunk twice, every checksum checked.
+
+        Parameters
+        ----------
+        output : str
+            Name of the output.
+        shard : int
+        rows : ndarray of shape (n,), int64, n > 0
+            Ascending; a row may come more than once.
+        out : ndarray of shape (n, ...), float32
+            Takes the features.
+
+        Raises
+        ------
+        StoreCorruptError
+            If the shard is missing, damaged, or not of this store.
+        """
+        file = self._file(shard)
+        with _h5_errors(shard_path(self._folder, shard)):
+            dataset = file["features"][output]
+            if rows[0] < 0 or rows[-1] >= len(dataset):
+                raise IndexError(f"row {rows[-1]} of {len(dataset)}")
+            chunk_rows = (dataset.chunks or (1,))[0]
+            block_rows = chunk_rows * max(1, _BLOCK_BYTES // (chunk_rows * out[0].nbytes))
+            # No chunk is read that holds no row that is wanted, and no block is larger than it must be.
+            apart = (np.diff(rows // chunk_rows) > 1) | (np.diff(rows // block_rows) > 0)
+            cuts = (np.flatnonzero(apart) + 1).tolist()
+            block = np.empty((0, *out.shape[1:]), np.float32)
+            for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
+                low, high = int(rows[start]), int(rows[stop - 1]) + 1
+                if _is_run(rows[start:stop]):
+                    dataset.read_direct(out, np.s_[low:high], np.s_[start:stop])
+                    continue
+                if not len(block):
+                    block = np.empty((block_rows, *out.shape[1:]), np.float32)
+                dataset.read_direct(block, np.s_[low:high], np.s_[: high - low])
+                # numpy copies once more where it would have to raise
+                np.take(block, rows[start:stop] - low, axis=0, out=out[start:stop], mode="clip")
 
     def shard_rows(self, shard: int) -> int:
         """Number of rows of a shard, by its own account."""

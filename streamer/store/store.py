@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,12 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import StoreMissingError
+from streamer.errors import ConfigError, StoreMissingError
 from streamer.store.catalog import Catalog, Entry, Failure
+from streamer.store.dataset import FeatureDataset
+from streamer.store.examples import LabelLookup, labelled_examples
+from streamer.store.frameworks import FRAMEWORKS, for_framework
 from streamer.store.reader import ShardMissingError, ShardReader
 from streamer.store.spec import FORMAT
+from streamer.store.split import Split
 
 __all__ = ["Store"]
+
+# Of the memory budget, for rows read ahead in training; the rest is for the head and its framework.
+_BUFFER_SHARE = 1 / 8
 
 
 class Store:
@@ -48,6 +56,7 @@ class Store:
         self.catalog = Catalog(self.path / "catalog.sqlite")
         self.spec = self.catalog.spec
         self._reader = ShardReader(self.path / "features", self.spec.fingerprint, self.spec.outputs)
+        self._reading = threading.RLock()  # datasets read from threads
 
     def __enter__(self) -> Store:
         return self
@@ -149,3 +158,89 @@ class Store:
         """Ids of these images, shape (n,), int64, and their features, shape (n, d), float32."""
         places = np.array([(entry.id, entry.shard, entry.row) for entry in entries], dtype=np.int64).reshape(-1, 3)
         return places[:, 0], self.rows(output, places[:, 1], places[:, 2])
+
+    def dataset(
+        self,
+        output: str | None = None,
+        *,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        split: str | None = None,
+        seed: int = 0,
+        framework: str = "keras",
+        sides: Split | None = None,
+        labels: LabelLookup | None = None,
+        buffer_bytes: int | None = None,
+    ) -> Any:
+        """The labelled images in batches, to train a head on. Keep the store open meanwhile.
+
+        Rows are read in windows: pieces of shards in a shuffled order, each read once an epoch, and shuffled among
+        themselves. The same store, seed and epoch give the same batches.
+
+        Parameters
+        ----------
+        output : str, optional
+            Name of the output; the first by default.
+        batch_size : int
+            Images in a batch; the last of an epoch may have fewer.
+        shuffle : bool
+            Whether each epoch has an order of its own; otherwise images come by id.
+        split : {None, "train", "validation", "test"}
+            Which images; None is all.
+        seed : int
+            Of the order.
+        framework : {"keras", "numpy", "tf"}
+            What to make: a `keras.utils.PyDataset` (call ``fit(..., shuffle=False)``: it is shuffled already), a
+            `FeatureDataset`, which is iterated anew for each epoch, or a `tf.data.Dataset`.
+        sides : Split, optional
+            What tells train, validation and test; `Split()` by default.
+        labels : mapping of str to str, optional
+            Labels by key in the place of the stored ones, as `streamer.images.read_labels` reads them.
+        buffer_bytes : int, optional
+            What may be held of the features beside the batches; by default an eighth of the memory budget of the last
+            run.
+
+        Returns
+        -------
+        keras.utils.PyDataset, FeatureDataset or tf.data.Dataset
+            Of ``(features, labels)``: float32 of shape (b, ...) and int64 of shape (b,); a label is a place in its
+            `classes`, the sorted names. `ids` and `labels`, int64 of shape (n,), are those of all its images, by id.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such output.
+        EngineUnavailableError
+            If the framework is not installed.
+        StreamerError
+            If no image has a label.
+        ValueError
+            If an argument is none of those above.
+
+        Examples
+        --------
+        >>> train = store.dataset(split="train")                         # doctest: +SKIP
+        >>> head.fit(train, epochs=10, shuffle=False)                    # doctest: +SKIP
+        """
+        output = self.spec.indexed if output is None else output
+        if output not in self.spec.outputs:
+            raise ConfigError(f"{self.path}: no output {output!r}; there are: {', '.join(self.spec.outputs)}")
+        if framework not in FRAMEWORKS:
+            raise ValueError(f"framework={framework!r} is not one of {', '.join(map(repr, FRAMEWORKS))}")
+        if batch_size < 1 or seed < 0:
+            raise ValueError(f"batch_size={batch_size} must be 1 or more, and seed={seed} 0 or more")
+        if buffer_bytes is None:
+            budget = self.catalog.settings().get("extract", {}).get("budget_bytes", 2**30)
+            buffer_bytes = int(_BUFFER_SHARE * budget)
+        dataset = FeatureDataset(
+            self.catalog,
+            self._reader,
+            self._reading,
+            labelled_examples(self.catalog, split, sides, labels),
+            output,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            buffer_bytes=buffer_bytes,
+        )
+        return for_framework(dataset, framework)

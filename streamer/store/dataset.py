@@ -1,0 +1,260 @@
+"""Features and labels of a store in shuffled batches, for training: read in windows, whatever the store's size."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.errors import StoreCorruptError, StreamerError
+from streamer.store.catalog import Catalog
+from streamer.store.examples import Examples
+from streamer.store.order import EpochOrder
+from streamer.store.reader import ShardMissingError, ShardReader
+from streamer.store.shard import chunk_rows
+
+__all__ = ["FeatureDataset"]
+
+# A batch may begin in one window and end in the next.
+_WINDOWS = 2
+# Of an image that is gone: no shard has that number.
+_GONE = 0
+
+
+class FeatureDataset:
+    """Batches of features and labels, as `Store.dataset` gives them.
+
+    Iterating it is an epoch, and each has an order of its own: the first time epoch 0, then 1. Batches can also be had
+    by number, ``dataset[i]``, from several threads; they are those of the present epoch, until `on_epoch_end`. Numbers
+    in turn are cheap; each jump reads a window.
+
+    An image that is removed meanwhile stays until `compact` gives its space back; then its batch has one less.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    reader : ShardReader
+    reading : lock
+        Held while these two are used: other threads may read from the same store.
+    examples : Examples
+        The images.
+    output : str
+    batch_size : int
+    shuffle : bool
+        False: by id, in each epoch.
+    seed : int
+    buffer_bytes : int
+        What the windows may hold together; a window holds one row at least.
+
+    Attributes
+    ----------
+    classes : tuple of str
+        Names of the classes, sorted; a label is a place in it.
+    ids, labels : ndarray of shape (n,), int64
+        Of each image, in the order of an epoch that is not shuffled.
+    shape : tuple of int
+        Of one image's feature.
+    epoch : int
+        The present one, from 0.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        reader: ShardReader,
+        reading: threading.RLock,
+        examples: Examples,
+        output: str,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        buffer_bytes: int,
+    ) -> None:
+        self.output = output
+        self.batch_size = batch_size
+        self.shape = catalog.spec.outputs[output]
+        self.epoch = 0
+        self._catalog = catalog
+        self._reader = reader
+        self._reading = reading
+        self._examples = examples
+        self._shuffle = shuffle
+        self._seed = seed
+        self._row_bytes = 4 * int(np.prod(self.shape))
+        self._window_rows = max(1, buffer_bytes // _WINDOWS // self._row_bytes)
+        self._order = self._order_of(0)
+        self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._examples.classes
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        return self._examples.ids
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self._examples.labels
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch; the last may be smaller."""
+        return math.ceil(len(self._examples) / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Batch `index` of the present epoch.
+
+        Returns
+        -------
+        features : ndarray of shape (b, ...), float32
+        labels : ndarray of shape (b,), int64
+
+        Raises
+        ------
+        IndexError
+            If there is no such batch.
+        StoreCorruptError
+            If a shard cannot be read, or a feature is not a finite number.
+        StreamerError
+            If all its images are gone.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no batch {index}: there are {len(self)}")
+        features, labels = self._batch(self._order, index)
+        if not len(labels):
+            raise StreamerError(
+                f"{self._catalog.path.parent}: all images of batch {index} have been removed from the store since the "
+                "dataset was made; make it anew"
+            )
+        return features, labels
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+        """One epoch: ``(features, labels)`` of each batch, as `__getitem__` gives them."""
+        order = self._order
+        self.on_epoch_end()
+        for index in range(len(self)):
+            features, labels = self._batch(order, index)
+            if len(labels):
+                yield features, labels
+
+    def on_epoch_end(self) -> None:
+        """Go on to the next epoch, which has another order."""
+        self.epoch += 1
+        self._order = self._order_of(self.epoch)
+
+    def batch_ids(self, index: int) -> NDArray[np.int64]:
+        """Ids of the images of batch `index` in the present epoch: shape (b,), int64."""
+        start = index * self.batch_size
+        return self.ids[self._order.images[start : start + self.batch_size]]
+
+    def _order_of(self, epoch: int) -> EpochOrder:
+        if not self._shuffle:
+            return EpochOrder.plain(len(self._examples), self._window_rows)
+        return EpochOrder.shuffled(
+            self._examples.shards,
+            self._examples.rows,
+            row_bytes=self._row_bytes,
+            chunk_rows=chunk_rows(self.shape),
+            window_rows=self._window_rows,
+            seed=self._seed,
+            epoch=epoch,
+        )
+
+    def _batch(self, order: EpochOrder, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        start = index * self.batch_size
+        stop = min(start + self.batch_size, len(self._examples))
+        features = np.empty((stop - start, *self.shape), np.float32)
+        taken = []
+        filled = 0
+        with self._reading:
+            window = int(np.searchsorted(order.starts, start, side="right")) - 1
+            while start < stop:
+                end = min(stop, int(order.starts[window + 1]))
+                held = self._window(order, window)
+                places = held.places[start - order.starts[window] : end - order.starts[window]]
+                there = places >= 0
+                into = features[filled : filled + there.sum()]
+                np.take(held.buffer, places[there], axis=0, out=into, mode="clip")
+                taken.append(order.images[start:end][there])
+                filled += len(into)
+                start, window = end, window + 1
+        images = np.concatenate(taken)
+        self._require_finite(features[:filled], images)
+        return features[:filled], self.labels[images]
+
+    def _window(self, order: EpochOrder, window: int) -> _Window:
+        key = (order.epoch, window)
+        if key in self._windows:
+            return self._windows[key]
+        images = order.images[order.starts[window] : order.starts[window + 1]]
+        if len(self._windows) < _WINDOWS:
+            buffer = np.empty((min(self._window_rows, len(self._examples)), *self.shape), np.float32)
+        else:  # fresh memory would have to be cleared by the system first
+            buffer = self._windows.popitem(last=False)[1].buffer
+        self._windows[key] = loaded = self._load(images, buffer)
+        return loaded
+
+    def _load(self, images: NDArray[np.int64], buffer: NDArray[np.float32]) -> _Window:
+        """Read the rows of a window in the order in which they lie on the disk."""
+        examples = self._examples
+        while True:
+            by_place = np.lexsort((examples.rows[images], examples.shards[images]))
+            by_place = by_place[examples.shards[images[by_place]] != _GONE]
+            shards, rows = examples.shards[images[by_place]], examples.rows[images[by_place]]
+            try:
+                for shard in np.unique(shards).tolist():
+                    part = slice(*np.searchsorted(shards, [shard, shard + 1]))
+                    self._reader.read_in_order(self.output, shard, rows[part], buffer[part])
+            except ShardMissingError:  # compact may have just moved them
+                if not self._look_up_again(images):
+                    raise
+                continue
+            places = np.full(len(images), -1)
+            places[by_place] = np.arange(len(by_place))
+            return _Window(buffer, places)
+
+    def _look_up_again(self, images: NDArray[np.int64]) -> bool:
+        """Find where these images are now; whether that is elsewhere."""
+        examples = self._examples
+        before = np.stack([examples.shards[images], examples.rows[images]])
+        ids, shards, rows = self._catalog.locate(examples.ids[images]).T
+        there = np.isin(examples.ids[images], ids)
+        places = np.searchsorted(ids, examples.ids[images[there]])
+        examples.shards[images] = _GONE
+        examples.shards[images[there]], examples.rows[images[there]] = shards[places], rows[places]
+        return bool((np.stack([examples.shards[images], examples.rows[images]]) != before).any())
+
+    def _require_finite(self, features: NDArray[np.float32], images: NDArray[np.int64]) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(features.sum(dtype=np.float32)):
+                return
+        wrong = ~np.isfinite(features.reshape(len(features), -1)).all(axis=1)
+        if wrong.any():
+            number = int(self.ids[images[np.argmax(wrong)]])
+            with self._reading:
+                key = self._catalog.names([number]).get(number, (f"image {number}",))[0]
+            raise StoreCorruptError(
+                f"{self._catalog.path.parent}: {self.output} of {key!r} holds values that are not finite numbers, which "
+                "no head can be trained on; remove the image from the source, or import its features anew"
+            )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Rows in memory, in the order in which they were read.
+
+    Attributes
+    ----------
+    buffer : ndarray of shape (at least n, ...), float32
+    places : ndarray of shape (n,), int64
+        ``buffer[places[i]]`` belongs to the i-th image of the window; -1 where it is gone.
+    """
+
+    buffer: NDArray[np.float32]
+    places: NDArray[np.int64]
