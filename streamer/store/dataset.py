@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import OrderedDict
@@ -192,25 +193,35 @@ class FeatureDataset:
         key = (order.epoch, window)
         if key in self._windows:
             return self._windows[key]
-        images = order.images[order.starts[window] : order.starts[window + 1]]
         if len(self._windows) < _WINDOWS:
             buffer = np.empty((min(self._window_rows, len(self._examples)), *self.shape), np.float32)
         else:  # fresh memory would have to be cleared by the system first
             buffer = self._windows.popitem(last=False)[1].buffer
-        self._windows[key] = loaded = self._load(images, buffer)
+        self._windows[key] = loaded = self._load(order.window(window), buffer)
+        if window + 2 < len(order.starts):
+            with contextlib.suppress(StoreCorruptError):  # said when it is read
+                for shard, rows, _ in self._parts(order.window(window + 1))[1]:
+                    self._reader.expect_in_order(self.output, shard, rows)
         return loaded
+
+    def _parts(self, images: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[tuple[int, NDArray[np.int64], slice]]]:
+        """Order these images by their places, without those that are gone; and for each shard, which rows of it."""
+        examples = self._examples
+        by_place = np.lexsort((examples.rows[images], examples.shards[images]))
+        by_place = by_place[examples.shards[images[by_place]] != _GONE]
+        shards, rows = examples.shards[images[by_place]], examples.rows[images[by_place]]
+        numbers = np.unique(shards)
+        bounds = zip(np.searchsorted(shards, numbers), np.searchsorted(shards, numbers, side="right"), strict=True)
+        parts = [slice(start, stop) for start, stop in bounds]
+        return by_place, [(int(shards[part.start]), rows[part], part) for part in parts]
 
     def _load(self, images: NDArray[np.int64], buffer: NDArray[np.float32]) -> _Window:
         """Read the rows of a window in the order in which they lie on the disk."""
-        examples = self._examples
         while True:
-            by_place = np.lexsort((examples.rows[images], examples.shards[images]))
-            by_place = by_place[examples.shards[images[by_place]] != _GONE]
-            shards, rows = examples.shards[images[by_place]], examples.rows[images[by_place]]
+            by_place, parts = self._parts(images)
             try:
-                for shard in np.unique(shards).tolist():
-                    part = slice(*np.searchsorted(shards, [shard, shard + 1]))
-                    self._reader.read_in_order(self.output, shard, rows[part], buffer[part])
+                for shard, rows, part in parts:
+                    self._reader.read_in_order(self.output, shard, rows, buffer[part])
             except ShardMissingError:  # compact may have just moved them
                 if not self._look_up_again(images):
                     raise
@@ -240,8 +251,8 @@ class FeatureDataset:
             with self._reading:
                 key = self._catalog.names([number]).get(number, (f"image {number}",))[0]
             raise StoreCorruptError(
-                f"{self._catalog.path.parent}: {self.output} of {key!r} holds values that are not finite numbers, which "
-                "no head can be trained on; remove the image from the source, or import its features anew"
+                f"{self._catalog.path.parent}: {self.output} of {key!r} holds values that are no finite numbers, and "
+                "no head can be trained on them; remove the image from the source, or import its features anew"
             )
 
 

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MappedRows"]
+__all__ = ["MappedRows", "chunk_offsets"]
 
 _PAGE_BYTES = 4096
 
@@ -51,28 +51,8 @@ class MappedRows:
     @classmethod
     def of(cls, path: Path, dataset: h5py.Dataset) -> MappedRows | None:
         """Map a dataset, if its rows lie in the file as they are: not compressed, and in this machine's byte order."""
-        chunks, plain = (
-            dataset.chunks,
-            dataset.compression is None and not dataset.shuffle and dataset.scaleoffset is None,
-        )
-        if not plain or dataset.dtype != np.float32 or sys.byteorder != "little" or not dataset.size:
-            return None
-        if chunks is None or chunks[1:] != dataset.shape[1:]:
-            return None
-        offsets = np.full(-(-len(dataset) // chunks[0]), -1, dtype=np.int64)
-        sizes = set()
-
-        def note(chunk: h5py.h5d.StoreInfo) -> None:
-            offsets[chunk.chunk_offset[0] // chunks[0]] = chunk.byte_offset
-            sizes.add((chunk.size, chunk.filter_mask))
-
-        dataset.id.chunk_iter(note)
-        expected = (4 * int(np.prod(chunks)) + 4 * bool(dataset.fletcher32), 0)
-        if sizes != {expected} or (offsets % 4).any() or offsets.min() < 0:
-            return None
-        if offsets.max() + expected[0] > path.stat().st_size:
-            return None  # HDF5 will say what is wrong
-        return cls(path, offsets, chunks[0], dataset.shape)
+        offsets = chunk_offsets(path, dataset)
+        return None if offsets is None else cls(path, offsets, dataset.chunks[0], dataset.shape)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows by their numbers: shape (n, ...), float32.
@@ -109,3 +89,35 @@ class MappedRows:
         """Unmap the file."""
         self._windows = np.empty((0, 0), np.float32)
         self._map.close()
+
+
+def chunk_offsets(path: Path, dataset: h5py.Dataset) -> NDArray[np.int64] | None:
+    """Where each chunk of a dataset begins in its file, if its rows lie there as they are.
+
+    Returns
+    -------
+    ndarray of shape (chunks,), int64, or None
+        Bytes; each a multiple of 4. None where the rows are compressed, or not in this machine's byte order.
+    """
+    chunks, plain = (
+        dataset.chunks,
+        dataset.compression is None and not dataset.shuffle and dataset.scaleoffset is None,
+    )
+    if not plain or dataset.dtype != np.float32 or sys.byteorder != "little" or not dataset.size:
+        return None
+    if chunks is None or chunks[1:] != dataset.shape[1:]:
+        return None
+    offsets = np.full(-(-len(dataset) // chunks[0]), -1, dtype=np.int64)
+    sizes = set()
+
+    def note(chunk: h5py.h5d.StoreInfo) -> None:
+        offsets[chunk.chunk_offset[0] // chunks[0]] = chunk.byte_offset
+        sizes.add((chunk.size, chunk.filter_mask))
+
+    dataset.id.chunk_iter(note)
+    expected = (4 * int(np.prod(chunks)) + 4 * bool(dataset.fletcher32), 0)
+    if sizes != {expected} or (offsets % 4).any() or offsets.min() < 0:
+        return None
+    if offsets.max() + expected[0] > path.stat().st_size:
+        return None  # HDF5 will say what is wrong
+    return offsets

@@ -38,6 +38,10 @@ class EpochOrder:
     images: NDArray[np.int64]
     starts: NDArray[np.int64]
 
+    def window(self, number: int) -> NDArray[np.int64]:
+        """The images of a window."""
+        return self.images[self.starts[number] : self.starts[number + 1]]
+
     @classmethod
     def plain(cls, count: int, window_rows: int) -> EpochOrder:
         """Images as they come, cut into windows."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import StoreCorruptError, StoreFormatError
 from streamer.residency import MAPS
+from streamer.store.direct import DirectRows, read_blocks
 from streamer.store.mapped import MappedRows
 from streamer.store.shard import shard_path
 from streamer.store.spec import FORMAT
@@ -26,8 +27,6 @@ _REMEDY = "restore it, or have 'streamer check STORE --repair' drop it, and the 
 _OPEN_FILES = 64
 # A map costs address space only.
 _MAPPED_FILES = 1024
-# What is read at a time of rows between which others lie that nobody wants.
-_BLOCK_BYTES = 2**20
 # Reading a row that nobody wants, between two that are wanted, costs less than another read.
 _SKIPPED_ROWS = 4
 
@@ -56,6 +55,7 @@ class ShardReader:
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
         self._mapped: OrderedDict[tuple[int, str], MappedRows | None] = OrderedDict()
         self._leave: Callable[[], None] | None = None
+        self._direct: dict[tuple[int, str], DirectRows] = {}
 
     def rows(self, output: str, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Features of n images.
@@ -88,7 +88,7 @@ class ShardReader:
         return found
 
     def read_in_order(self, output: str, shard: int, rows: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        """Read many rows of one shard from its beginning to its end: no chunk twice, every checksum checked.
+        """Read many rows of one shard from its beginning to its end, no chunk twice. See `DirectRows`.
 
         Parameters
         ----------
@@ -105,27 +105,24 @@ class ShardReader:
         StoreCorruptError
             If the shard is missing, damaged, or not of this store.
         """
-        file = self._file(shard)
+        path = shard_path(self._folder, shard)
+        direct = self._direct_rows(output, shard)
+        with _h5_errors(path):
+            if not direct.read(rows, out):
+                read_blocks(self._file(shard)["features"][output], rows, out)
+
+    def expect_in_order(self, output: str, shard: int, rows: NDArray[np.int64]) -> None:
+        """Say what `read_in_order` will be asked for soon, so that the system can read it ahead."""
         with _h5_errors(shard_path(self._folder, shard)):
-            dataset = file["features"][output]
-            if rows[0] < 0 or rows[-1] >= len(dataset):
-                raise IndexError(f"row {rows[-1]} of {len(dataset)}")
-            chunk_rows = (dataset.chunks or (1,))[0]
-            block_rows = chunk_rows * max(1, _BLOCK_BYTES // (chunk_rows * out[0].nbytes))
-            # No chunk is read that holds no row that is wanted, and no block is larger than it must be.
-            apart = (np.diff(rows // chunk_rows) > 1) | (np.diff(rows // block_rows) > 0)
-            cuts = (np.flatnonzero(apart) + 1).tolist()
-            block = np.empty((0, *out.shape[1:]), np.float32)
-            for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-                low, high = int(rows[start]), int(rows[stop - 1]) + 1
-                if _is_run(rows[start:stop]):
-                    dataset.read_direct(out, np.s_[low:high], np.s_[start:stop])
-                    continue
-                if not len(block):
-                    block = np.empty((block_rows, *out.shape[1:]), np.float32)
-                dataset.read_direct(block, np.s_[low:high], np.s_[: high - low])
-                # numpy copies once more where it would have to raise
-                np.take(block, rows[start:stop] - low, axis=0, out=out[start:stop], mode="clip")
+            self._direct_rows(output, shard).expect(rows)
+
+    def _direct_rows(self, output: str, shard: int) -> DirectRows:
+        key = (shard, output)
+        if key not in self._direct:
+            file = self._file(shard)
+            with _h5_errors(shard_path(self._folder, shard)):
+                self._direct[key] = DirectRows(shard_path(self._folder, shard), file["features"][output])
+        return self._direct[key]
 
     def shard_rows(self, shard: int) -> int:
         """Number of rows of a shard, by its own account."""
