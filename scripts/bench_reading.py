@@ -1,12 +1,12 @@
 """How fast an epoch reads: ``python scripts/bench_reading.py [--mib 1024] [--budget 1GiB]``.
 
-Makes a store of drawn features, pooled vectors of 512 and conv maps of 14 x 14 x 512, and reads it in turn: the files of
-its shards from their beginning to their end by plain ``read()``, and one shuffled epoch in batches through
+Makes a store of drawn features, pooled vectors of 512 and conv maps of 14 x 14 x 512, and reads it in turn: the files
+of its shards from their beginning to their end by plain ``read()``, and one shuffled epoch in batches through
 ``Store.dataset(framework="numpy")``, all images and the train side of a split. Before each of these the system is asked
-to forget what it holds of the files, where it can be asked (Linux); otherwise both read from its cache, and the figures
-say so. MB are of features for an epoch, of file for ``read()``: an epoch of the train side reads more than it gives.
+to forget what it holds of the files, where it can be asked (Linux). Then all is read once more from its cache. MB are
+of features for an epoch, of file for ``read()``: an epoch of the train side reads more than it gives.
 
-Prints a table, writes ``bench_reading.json``. The goal is 0.7 of ``read()``.
+Prints a table, writes ``bench_reading.json``. The goal is 0.7 of ``read()`` from the disk.
 """
 
 from __future__ import annotations
@@ -141,10 +141,9 @@ def main() -> None:
             shutil.rmtree(folder)
 
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {load}; {arguments.mib} MiB, batches of {arguments.batch}, "
-    )
-    print(f"{format_bytes(arguments.budget // _BUFFER_SHARE)} for rows read ahead; MB/s")
+    ahead = format_bytes(arguments.budget // _BUFFER_SHARE)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, load {load}")
+    print(f"{arguments.mib} MiB, batches of {arguments.batch}, {ahead} for rows read ahead; MB/s")
     print(f"{'':10}{'cache':>6}{'read()':>8}{'epoch':>8}{'train':>8}{'epoch / read()':>16}")
     for row in results:
         print(

@@ -170,24 +170,23 @@ class FeatureDataset:
     def _batch(self, order: EpochOrder, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         start = index * self.batch_size
         stop = min(start + self.batch_size, len(self._examples))
-        features = np.empty((stop - start, *self.shape), np.float32)
-        taken = []
-        filled = 0
+        parts, taken, finite = [], [], True
         with self._reading:
             window = int(np.searchsorted(order.starts, start, side="right")) - 1
             while start < stop:
-                end = min(stop, int(order.starts[window + 1]))
+                begin, end = int(order.starts[window]), min(stop, int(order.starts[window + 1]))
                 held = self._window(order, window)
-                places = held.places[start - order.starts[window] : end - order.starts[window]]
+                places = held.places[start - begin : end - begin]
                 there = places >= 0
-                into = features[filled : filled + there.sum()]
-                np.take(held.buffer, places[there], axis=0, out=into, mode="clip")
+                parts.append(np.take(held.buffer, places[there], axis=0))
                 taken.append(order.images[start:end][there])
-                filled += len(into)
+                finite &= held.finite
                 start, window = end, window + 1
-        images = np.concatenate(taken)
-        self._require_finite(features[:filled], images)
-        return features[:filled], self.labels[images]
+        features = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        images = taken[0] if len(taken) == 1 else np.concatenate(taken)
+        if not finite:
+            self._require_finite(features, images)
+        return features, self.labels[images]
 
     def _window(self, order: EpochOrder, window: int) -> _Window:
         key = (order.epoch, window)
@@ -228,7 +227,7 @@ class FeatureDataset:
                 continue
             places = np.full(len(images), -1)
             places[by_place] = np.arange(len(by_place))
-            return _Window(buffer, places)
+            return _Window(buffer, places, _finite(buffer[: len(by_place)]))
 
     def _look_up_again(self, images: NDArray[np.int64]) -> bool:
         """Find where these images are now; whether that is elsewhere."""
@@ -242,9 +241,6 @@ class FeatureDataset:
         return bool((np.stack([examples.shards[images], examples.rows[images]]) != before).any())
 
     def _require_finite(self, features: NDArray[np.float32], images: NDArray[np.int64]) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(features.sum(dtype=np.float32)):
-                return
         wrong = ~np.isfinite(features.reshape(len(features), -1)).all(axis=1)
         if wrong.any():
             number = int(self.ids[images[np.argmax(wrong)]])
@@ -265,7 +261,16 @@ class _Window:
     buffer : ndarray of shape (at least n, ...), float32
     places : ndarray of shape (n,), int64
         ``buffer[places[i]]`` belongs to the i-th image of the window; -1 where it is gone.
+    finite : bool
+        Whether all values are known to be finite numbers.
     """
 
     buffer: NDArray[np.float32]
     places: NDArray[np.int64]
+    finite: bool
+
+
+def _finite(rows: NDArray[np.float32]) -> bool:
+    """Whether the sum is a finite number: then all are, and no array of truths has been made."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(rows.sum()))

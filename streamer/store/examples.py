@@ -88,7 +88,7 @@ def labelled_examples(
             name = label if labels is None else labels.get(key, "")
             if name:
                 kept.append((number, shard, row, names.setdefault(name, len(names))))
-                kept_hashes.append(split.hash(content))
+                kept_hashes.append(0 if side is None else split.hash(content))
         blocks.append(np.array(kept, dtype=np.int64).reshape(-1, 4))
         hashes.append(np.array(kept_hashes, dtype=np.uint64))
     if not names:

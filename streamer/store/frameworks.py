@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,6 @@ __all__ = ["FRAMEWORKS", "for_framework"]
 
 FRAMEWORKS = ("keras", "numpy", "tf")
 """What `for_framework` knows."""
-
-_PACKAGES = {"keras": "keras", "tf": "tensorflow"}
 
 
 def for_framework(dataset: FeatureDataset, framework: str) -> Any:
@@ -41,18 +37,19 @@ def for_framework(dataset: FeatureDataset, framework: str) -> Any:
     """
     if framework == "numpy":
         return dataset
-    package = _PACKAGES[framework]
+    package = "keras" if framework == "keras" else "tensorflow"
     try:
-        module = importlib.import_module(package)
+        return _py_dataset(dataset) if framework == "keras" else _tf_dataset(dataset)
     except ImportError as error:
         raise EngineUnavailableError(
             f"framework={framework!r} takes {package}, which does not import here ({error}); install it with "
             "pip install 'streamer[keras]', or take framework='numpy'"
         ) from error
-    return _py_dataset(module, dataset) if framework == "keras" else _tf_dataset(module, dataset)
 
 
-def _py_dataset(keras: ModuleType, dataset: FeatureDataset) -> Any:
+def _py_dataset(dataset: FeatureDataset) -> Any:
+    import keras
+
     class StoredFeatures(keras.utils.PyDataset):  # type: ignore[misc, name-defined]
         """The batches of a `FeatureDataset`."""
 
@@ -82,7 +79,9 @@ def _py_dataset(keras: ModuleType, dataset: FeatureDataset) -> Any:
     return StoredFeatures()
 
 
-def _tf_dataset(tensorflow: ModuleType, dataset: FeatureDataset) -> Any:
+def _tf_dataset(dataset: FeatureDataset) -> Any:
+    import tensorflow
+
     signature = (
         tensorflow.TensorSpec((None, *dataset.shape), tensorflow.float32),
         tensorflow.TensorSpec((None,), tensorflow.int64),
