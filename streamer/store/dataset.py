@@ -34,7 +34,8 @@ class FeatureDataset:
     by number, ``dataset[i]``, from several threads; they are those of the present epoch, until `on_epoch_end`. Numbers
     in turn are cheap; each jump reads a window.
 
-    An image that is removed meanwhile stays until `compact` gives its space back; then its batch has one less.
+    An image that is removed meanwhile stays until `compact` gives its space back; then its batch has one less, and the
+    epochs after do without it.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ class FeatureDataset:
         self._seed = seed
         self._row_bytes = 4 * int(np.prod(self.shape))
         self._window_rows = max(1, buffer_bytes // _WINDOWS // self._row_bytes)
-        self._order = self._order_of(0)
+        self._order: EpochOrder | None = None
         self._windows: OrderedDict[tuple[int, int], _Window] = OrderedDict()
 
     @property
@@ -106,7 +107,7 @@ class FeatureDataset:
 
     def __len__(self) -> int:
         """Number of batches in an epoch; the last may be smaller."""
-        return math.ceil(len(self._examples) / self.batch_size)
+        return self._batches_of(self._present())
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Batch `index` of the present epoch.
@@ -125,9 +126,10 @@ class FeatureDataset:
         StreamerError
             If all its images are gone.
         """
-        if not 0 <= index < len(self):
-            raise IndexError(f"there is no batch {index}: there are {len(self)}")
-        features, labels = self._batch(self._order, index)
+        order = self._present()
+        if not 0 <= index < self._batches_of(order):
+            raise IndexError(f"there is no batch {index}: there are {self._batches_of(order)}")
+        features, labels = self._batch(order, index)
         if not len(labels):
             raise StreamerError(
                 f"{self._catalog.path.parent}: all images of batch {index} have been removed from the store since the "
@@ -137,29 +139,42 @@ class FeatureDataset:
 
     def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
         """One epoch: ``(features, labels)`` of each batch, as `__getitem__` gives them."""
-        order = self._order
+        order = self._present()
         self.on_epoch_end()
-        for index in range(len(self)):
+        for index in range(self._batches_of(order)):
             features, labels = self._batch(order, index)
             if len(labels):
                 yield features, labels
 
     def on_epoch_end(self) -> None:
         """Go on to the next epoch, which has another order."""
-        self.epoch += 1
-        self._order = self._order_of(self.epoch)
+        with self._reading:
+            self.epoch += 1
+            self._order = None
 
     def batch_ids(self, index: int) -> NDArray[np.int64]:
         """Ids of the images of batch `index` in the present epoch: shape (b,), int64."""
         start = index * self.batch_size
-        return self.ids[self._order.images[start : start + self.batch_size]]
+        return self.ids[self._present().images[start : start + self.batch_size]]
+
+    def _batches_of(self, order: EpochOrder) -> int:
+        return math.ceil(len(order.images) / self.batch_size)
+
+    def _present(self) -> EpochOrder:
+        """The order of the present epoch."""
+        with self._reading:
+            if self._order is None:
+                self._order = self._order_of(self.epoch)
+            return self._order
 
     def _order_of(self, epoch: int) -> EpochOrder:
+        there = np.flatnonzero(self._examples.shards != _GONE)
         if not self._shuffle:
-            return EpochOrder.plain(len(self._examples), self._window_rows)
+            return EpochOrder.plain(there, epoch, self._window_rows)
         return EpochOrder.shuffled(
-            self._examples.shards,
-            self._examples.rows,
+            there,
+            self._examples.shards[there],
+            self._examples.rows[there],
             row_bytes=self._row_bytes,
             chunk_rows=chunk_rows(self.shape),
             window_rows=self._window_rows,
@@ -169,7 +184,7 @@ class FeatureDataset:
 
     def _batch(self, order: EpochOrder, index: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         start = index * self.batch_size
-        stop = min(start + self.batch_size, len(self._examples))
+        stop = min(start + self.batch_size, len(order.images))
         parts, taken, finite = [], [], True
         with self._reading:
             window = int(np.searchsorted(order.starts, start, side="right")) - 1

@@ -50,7 +50,7 @@ def for_framework(dataset: FeatureDataset, framework: str) -> Any:
 def _py_dataset(dataset: FeatureDataset) -> Any:
     import keras
 
-    class StoredFeatures(keras.utils.PyDataset):  # type: ignore[misc, name-defined]
+    class StoredFeatures(keras.utils.PyDataset):  # type: ignore[misc]
         """The batches of a `FeatureDataset`."""
 
         def __init__(self) -> None:

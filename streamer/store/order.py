@@ -29,7 +29,7 @@ class EpochOrder:
     ----------
     epoch : int
     images : ndarray of shape (n,), int64
-        Which image comes where: numbers from 0 to n - 1.
+        Which image comes where.
     starts : ndarray of shape (windows + 1,), int64
         ``images[starts[w]:starts[w + 1]]`` are in window w.
     """
@@ -43,13 +43,14 @@ class EpochOrder:
         return self.images[self.starts[number] : self.starts[number + 1]]
 
     @classmethod
-    def plain(cls, count: int, window_rows: int) -> EpochOrder:
+    def plain(cls, images: NDArray[np.int64], epoch: int, window_rows: int) -> EpochOrder:
         """Images as they come, cut into windows."""
-        return cls(0, np.arange(count), np.append(np.arange(0, count, window_rows), count))
+        return cls(epoch, images, np.append(np.arange(0, len(images), window_rows), len(images)))
 
     @classmethod
     def shuffled(
         cls,
+        images: NDArray[np.int64],
         shards: NDArray[np.int64],
         rows: NDArray[np.int64],
         *,
@@ -63,8 +64,10 @@ class EpochOrder:
 
         Parameters
         ----------
+        images : ndarray of shape (n,), int64
+            Numbers of the images.
         shards, rows : ndarray of shape (n,), int64
-            Where the features of each image lie.
+            Where the features of each lie.
         row_bytes : int
             Size of one image's feature.
         chunk_rows : int
@@ -83,14 +86,14 @@ class EpochOrder:
         starts, lengths = starts[order], lengths[order]
         ends = np.cumsum(lengths)
         places = np.repeat(starts - ends + lengths, lengths) + np.arange(len(rows))
-        images = by_place[places]
+        shuffled = images[by_place[places]]
         windows = [0]
         while windows[-1] < len(images):  # as many whole runs as fit
             fitting = np.searchsorted(ends, windows[-1] + window_rows, side="right")
             windows.append(int(ends[fitting - 1]))
         for window, (start, stop) in enumerate(itertools.pairwise(windows)):
-            images[start:stop] = images[start:stop][_permutation(stop - start, seed, epoch, window)]
-        return cls(epoch, images, np.array(windows, dtype=np.int64))
+            shuffled[start:stop] = shuffled[start:stop][_permutation(stop - start, seed, epoch, window)]
+        return cls(epoch, shuffled, np.array(windows, dtype=np.int64))
 
 
 def _run_rows(row_bytes: int, chunk_rows: int, window_rows: int) -> int:
