@@ -29,7 +29,7 @@ class Labels:
     """Labels by key, as a CSV file gives them.
 
     Of each key 16 bytes are kept: a 64-bit hash, the number of its label and its line. Among a million keys, the odds
-    that two share a hash are one in 37 million; a dict of as many strings would hold 200 MB.
+    that two share a hash are one in 37 million; a dict of as many short strings holds 100 MB.
 
     Parameters
     ----------
@@ -67,7 +67,11 @@ class Labels:
     def get(self, key: str, default: str = "") -> str:
         """The label of a key; `default` where the file does not have it."""
         place = self.place(key)
-        return default if place is None else self.names[self._numbers[place]]
+        return default if place is None else self.label_at(place)
+
+    def label_at(self, place: int) -> str:
+        """The label of the key that stands there."""
+        return self.names[self._numbers[place]]
 
     def keys_at(self, places: Iterable[int]) -> list[str]:
         """The keys at these places, in the order of their lines. Reads the file again."""
@@ -150,16 +154,18 @@ def labelled(listing: Iterable[ImageRef | Rejected], labels: Labels) -> Iterator
     for item in listing:
         ref = item.ref if isinstance(item, Rejected) else item
         place = labels.place(ref.key)
+        label = ""
         if place is not None:
             met[place] = True
+            label = labels.label_at(place)
         if isinstance(item, Rejected):
-            yield replace(item, ref=replace(ref, label=labels.get(ref.key)))
+            yield replace(item, ref=replace(ref, label=label))
             continue
         images += 1
         if place is None:
             unnamed_count += 1
             unnamed += [ref.key] * (len(unnamed) < _NAMED)
-        yield replace(item, label=labels.get(ref.key))
+        yield replace(item, label=label)
     _tell(labels, met, images, unnamed, unnamed_count)
 
 

@@ -92,7 +92,7 @@ class EpochOrder:
             fitting = np.searchsorted(ends, windows[-1] + window_rows, side="right")
             windows.append(int(ends[fitting - 1]))
         for window, (start, stop) in enumerate(itertools.pairwise(windows)):
-            shuffled[start:stop] = shuffled[start:stop][_permutation(stop - start, seed, epoch, window)]
+            shuffled[start:stop] = shuffled[start:stop][_permutation(stop - start, seed, epoch, window + 1)]
         return cls(epoch, shuffled, np.array(windows, dtype=np.int64))
 
 

@@ -109,6 +109,23 @@ def test_bench_decode_runs(tmp_path: Path) -> None:
     assert "large/small" in done.stdout
 
 
+def test_bench_reading_runs(tmp_path: Path) -> None:
+    options = ["--mib", "12", "--budget", "16MiB", "--rounds", "1", "--folder", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "bench_reading.py"), *options, "--output", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "bench_reading.json").read_text(encoding="utf-8"))["results"]
+    warm = [row for row in results if row["cache"] == "warm"]
+    assert [row["rows"] for row in warm] == ["pooled", "conv map"]
+    for row in results:
+        assert row["epoch_to_read"] == pytest.approx(row["epoch_mb_per_second"] / row["read_mb_per_second"], abs=0.02)
+    assert "epoch / read()" in done.stdout
+
+
 @pytest.mark.slow
 def test_bench_nightly_runs(tmp_path: Path) -> None:
     options = ["--rows", "300", "--nights", "1", "--changes", "9", "4", "3", "2", "--output", str(tmp_path / "a.json")]
