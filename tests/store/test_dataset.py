@@ -14,7 +14,7 @@ import pytest
 
 from streamer.errors import ConfigError, StoreCorruptError, StreamerError
 from streamer.records import ImageRef
-from streamer.store import CatalogWriter, FeatureDataset, FeatureSpec, Store, StoreWriter, compact_shards
+from streamer.store import CatalogWriter, FeatureDataset, FeatureSpec, Split, Store, StoreWriter, compact_shards
 from streamer.store.direct import DirectRows
 from tests.conftest import delete, feature_batch, write_features
 
@@ -132,6 +132,14 @@ def test_the_sides_of_a_split_share_no_image_and_only_labelled_ones_are_taken(tm
             assert side.classes == ("a", "b") and (labels == order_of(rows) % 2).all()
         relabelled = store.dataset(framework="numpy", labels={"1.jpg": "x", "99.jpg": "dog", "a/0.jpg": "cat"})
         assert (relabelled.classes, relabelled.ids.tolist()) == (("cat", "dog"), [1, 100])
+
+
+def test_a_side_without_an_image_is_empty(path: Path) -> None:
+    with Store(path) as store:
+        for shuffle in (True, False):
+            dataset = store.dataset(framework="numpy", split="validation", sides=Split(validation=0), shuffle=shuffle)
+            assert (len(dataset), list(dataset), len(dataset.ids)) == (0, [], 0)
+            assert dataset.classes == ("c0", "c1", "c2")
 
 
 def test_copies_of_the_same_bytes_are_images_of_their_own(tmp_path: Path) -> None:
