@@ -7,6 +7,7 @@ map does. Rows that are stored in another form, compressed ones, are read by HDF
 
 from __future__ import annotations
 
+import contextlib
 import os
 from io import RawIOBase
 from pathlib import Path
@@ -40,7 +41,9 @@ class DirectRows:
         self._rows = len(dataset)
         self._row_bytes = 4 * int(np.prod(dataset.shape[1:]))
         self._chunk_rows = (dataset.chunks or (1,))[0]
-        self._offsets = chunk_offsets(path, dataset)
+        self._offsets: NDArray[np.int64] | None = None
+        with contextlib.suppress(FileNotFoundError):  # compact has just removed it: HDF5 still has it open
+            self._offsets = chunk_offsets(path, dataset)
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> bool:
         """Read n rows.

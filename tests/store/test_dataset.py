@@ -203,6 +203,16 @@ def test_what_compact_moves_meanwhile_is_found_again_and_what_is_gone_is_left_ou
         assert len(dataset.ids) == 700 and len(store.dataset(framework="numpy").ids) == 600
 
 
+def test_a_shard_that_is_open_is_read_on_when_compact_has_removed_it(path: Path) -> None:
+    with Store(path) as store:
+        assert sum(len(ids) for ids, _ in store.blocks("fc2", 100)) == 700
+        dataset = store.dataset(framework="numpy")
+        with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
+            assert compact_shards(path, catalog).shards_after == 1
+        rows, labels = epoch(dataset)
+        assert sorted(order_of(rows)) == list(range(700)) and (labels == order_of(rows) % 3).all()
+
+
 def test_a_shard_that_is_really_missing_is_an_error(path: Path) -> None:
     (path / "features" / "000002.h5").unlink()
     with Store(path) as store, pytest.raises(StoreCorruptError, match=r"000002\.h5: the shard is missing"):
