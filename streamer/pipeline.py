@@ -33,7 +33,17 @@ from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, residen
 from streamer.records import Progress
 from streamer.report import Report
 from streamer.runlog import call_on_failure, keep_report, log_to
-from streamer.store import Changes, RunRecord, Store, StoreLock, StoreWriter, find_changes, recorded, writing
+from streamer.store import (
+    Changes,
+    FeatureSpec,
+    RunRecord,
+    Store,
+    StoreLock,
+    StoreWriter,
+    find_changes,
+    recorded,
+    writing,
+)
 
 __all__ = ["run"]
 
@@ -106,6 +116,19 @@ class _Job:
         self.began = time.monotonic()
 
     @cached_property
+    def settings(self) -> ExtractSettings:
+        config = self.config
+        return ExtractSettings(
+            engine=config.engine,
+            device=config.device,
+            budget_bytes=self.budget,
+            gpu_fraction=config.memory.gpu_fraction,
+            threads=config.run.threads,
+            max_pixels=config.images.max_pixels,
+            max_file_bytes=config.images.max_file,
+        )
+
+    @cached_property
     def index(self) -> IndexSettings:
         config = self.config
         if config.index.kind == "annoy":
@@ -127,11 +150,16 @@ class _Job:
         return limit is not None and time.monotonic() - self.began >= 60 * limit
 
     @contextlib.contextmanager
-    def planned(self, stages: Sequence[str]) -> Iterator[Extractor]:
-        """Refuse now what would run out of memory hours later, or never be right; nothing is made yet."""
+    def planned(self, stages: Sequence[str]) -> Iterator[Extractor | None]:
+        """Refuse now what would run out of memory hours later, or never be right; nothing is made yet.
+
+        There is a network only where something is to be extracted: the other stages take features as they are.
+        """
         with contextlib.ExitStack() as opened:
             try:
-                extractor = opened.enter_context(Extractor(_network(self.config), _settings(self.config, self.budget)))
+                extractor = None
+                if "extract" in stages:
+                    extractor = opened.enter_context(Extractor(_network(self.config), self.settings))
                 self._check_plan(stages, extractor)
             except Exception:
                 if (self.config.store / "catalog.sqlite").is_file():  # then somebody will look there for what happened
@@ -140,20 +168,24 @@ class _Job:
                 raise
             yield extractor
 
-    def _check_plan(self, stages: Sequence[str], extractor: Extractor) -> None:
+    def _check_plan(self, stages: Sequence[str], extractor: Extractor | None) -> None:
         held = resident_bytes()
-        if "extract" in stages:
+        if extractor is not None:
             self._source()
             held += extractor.kept_bytes
         if "reduce" in stages and self.index.kind != "exact":
-            self.index.block_rows(self.budget, extractor.network.spec().outputs, held)
+            self.index.block_rows(self.budget, self._spec(extractor).outputs, held)
 
-    def run(self, stages: Sequence[str], extractor: Extractor) -> Report:
+    def _spec(self, extractor: Extractor | None) -> FeatureSpec:
+        """What is to be extracted, or what is there."""
+        if extractor is not None:
+            return extractor.network.spec()
+        with Store(self.config.store) as store:
+            return store.spec
+
+    def run(self, stages: Sequence[str], extractor: Extractor | None) -> Report:
         with self._told(stages) as record:
-            with (
-                MemoryWatch(self.budget) as watch,
-                self._writer(extractor, extractor.limits if "extract" in stages else "") as writer,
-            ):
+            with MemoryWatch(self.budget) as watch, self._writer(extractor) as writer:
                 record.begin()
                 self._stages(stages, writer, extractor, watch)
                 self.report.seconds["total"] = round(time.monotonic() - self.began, 3)
@@ -176,10 +208,12 @@ class _Job:
             _LOG.error("failed with exit code %d: %s", exit_code_of(error), str(error) or type(error).__name__)
             raise
 
-    def _stages(self, stages: Sequence[str], writer: StoreWriter, extractor: Extractor, watch: MemoryWatch) -> None:
-        writer.catalog.set_settings({"search": self.config.search.model_dump(), "extract": asdict(extractor.settings)})
-        self.report.engine, self.report.device = extractor.engine_name, extractor.device
-        if "extract" in stages:
+    def _stages(
+        self, stages: Sequence[str], writer: StoreWriter, extractor: Extractor | None, watch: MemoryWatch
+    ) -> None:
+        writer.catalog.set_settings({"search": self.config.search.model_dump(), "extract": asdict(self.settings)})
+        if extractor is not None:
+            self.report.engine, self.report.device = extractor.engine_name, extractor.device
             self._timed("extract", lambda: self._extract(writer, extractor, watch))
         with Store(self.config.store) as store:
             self.report.images["failed"] = store.catalog.count("failures")
@@ -216,12 +250,12 @@ class _Job:
         finally:
             self.report.seconds[stage] = round(time.monotonic() - began, 3)
 
-    def _writer(self, extractor: Extractor, limits: str) -> StoreWriter:
+    def _writer(self, extractor: Extractor | None) -> StoreWriter:
         return StoreWriter(
             self.config.store,
-            extractor.network.spec(),
-            engine=extractor.engine_name,
-            limits=limits,
+            self._spec(extractor),
+            engine=extractor.engine_name if extractor is not None else "",
+            limits=extractor.limits if extractor is not None else "",
             commit_seconds=self.config.run.commit_seconds,
             commit_bytes=self.config.run.commit_size,
         )
@@ -331,15 +365,3 @@ def _network(config: Config) -> Network:
         with contextlib.suppress(StoreMissingError), Store(config.store) as store:
             name, weights = store.spec.backbone, store.spec.weights
     return Network.choose(name, outputs, size, weights, choice.seed, config.precision, download=not left_open)
-
-
-def _settings(config: Config, budget: int) -> ExtractSettings:
-    return ExtractSettings(
-        engine=config.engine,
-        device=config.device,
-        budget_bytes=budget,
-        gpu_fraction=config.memory.gpu_fraction,
-        threads=config.run.threads,
-        max_pixels=config.images.max_pixels,
-        max_file_bytes=config.images.max_file,
-    )
