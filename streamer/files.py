@@ -23,6 +23,7 @@ __all__ = [
     "fsync_file",
     "fsync_folder",
     "published",
+    "published_folder",
     "remove_tree",
     "rename",
     "replace_text",
@@ -220,6 +221,49 @@ def published(target: Path) -> Iterator[Path]:
         raise
     fsync_file(partial)
     rename(partial, target)
+
+
+@contextlib.contextmanager
+def published_folder(target: Path) -> Iterator[Path]:
+    """Give a ``.partial`` folder to write to; on a clean exit it becomes `target`, durably.
+
+    No system replaces a folder that holds something at once: the one in the way is renamed first. A crash between the
+    two renames leaves nothing at `target`; the next call brings the old one back before it begins.
+
+    Parameters
+    ----------
+    target : Path
+        The folder to make. A folder already there is removed with all in it.
+
+    Yields
+    ------
+    Path
+        Where to write; empty. Removed when the body raises.
+    """
+    partial = target.with_name(target.name + PARTIAL)
+    old = target.with_name(f"{target.name}.old{PARTIAL}")
+    if old.is_dir() and not target.exists():
+        rename(old, target)
+    remove_tree(old)
+    remove_tree(partial)
+    partial.mkdir()
+    try:
+        yield partial
+        for each in sorted(partial.rglob("*")):
+            fsync_folder(each) if each.is_dir() else fsync_file(each)
+        fsync_folder(partial)
+        if target.exists():
+            rename(target, old)
+        try:
+            rename(partial, target)
+        except OSError:
+            if old.exists():
+                rename(old, target)
+            raise
+    except BaseException:
+        remove_tree(partial)
+        raise
+    remove_tree(old)
 
 
 def replace_text(target: Path, text: str) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 
 from streamer.backbones import Output
 from streamer.config import Config, format_bytes
+from streamer.config import Source as SourceChoice
 from streamer.errors import (
     ConfigError,
     ExitCode,
+    FingerprintMismatchError,
     IndexMissingError,
     Interrupted,
     StoreMissingError,
@@ -159,6 +161,7 @@ class _Job:
             try:
                 extractor = None
                 if "extract" in stages:
+                    self._source()
                     extractor = opened.enter_context(Extractor(_network(self.config), self.settings))
                 self._check_plan(stages, extractor)
             except Exception:
@@ -171,7 +174,6 @@ class _Job:
     def _check_plan(self, stages: Sequence[str], extractor: Extractor | None) -> None:
         held = resident_bytes()
         if extractor is not None:
-            self._source()
             held += extractor.kept_bytes
         if "reduce" in stages and self.index.kind != "exact":
             self.index.block_rows(self.budget, self._spec(extractor).outputs, held)
@@ -199,8 +201,9 @@ class _Job:
     @contextlib.contextmanager
     def _told(self, stages: Sequence[str]) -> Iterator[RunRecord]:
         """Say in log and catalog what began and how it ended."""
-        command = "run" if len(stages) > 1 else stages[0]
-        _LOG.info("streamer %s: %s to %s", command, self.config.source.place, self.config.store)
+        command = "run" if tuple(stages) == STAGES else stages[-1]
+        source = self.config.source
+        _LOG.info("streamer %s: %s%s", command, f"{source.place} to " if source else "", self.config.store)
         try:
             with recorded(self.config.store, command) as record:
                 yield record
@@ -317,7 +320,7 @@ class _Job:
 
     def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
         """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
-        source, gone = self.config.source, changes.missing_count()
+        source, gone = self._wanted_source, changes.missing_count()
         held = writer.catalog.count("images")
         if changes.seen == 0 and gone and not source.allow_empty:
             raise StreamerError(
@@ -334,12 +337,22 @@ class _Job:
 
     def _likely_moved(self, changes: Changes) -> int:
         """The images of a file in STL-10's format are all of one size, which tells nothing of where they went."""
-        return 0 if self.config.source.stl10 else changes.likely_moved()
+        return 0 if self._wanted_source.stl10 else changes.likely_moved()
+
+    @property
+    def _wanted_source(self) -> SourceChoice:
+        if self.config.source is None:
+            raise ConfigError(
+                "'source' is missing (where the photos are, for example {folder: ~/Pictures}); without it, only "
+                "'streamer reduce CONFIG' and 'streamer index CONFIG' have something to work on"
+            )
+        return self.config.source
 
     def _source(self) -> FolderSource | Stl10Source:
-        folder, exclude = self.config.source.folder, list(self.config.source.exclude)
+        source = self._wanted_source
+        folder, exclude = source.folder, list(source.exclude)
         if folder is None:
-            return Stl10Source(self.config.source.place)
+            return Stl10Source(source.place)
         if self.config.store.is_relative_to(folder):
             inner = self.config.store.relative_to(folder).as_posix()
             if inner == ".":
@@ -352,6 +365,12 @@ class _Job:
 
 
 def _network(config: Config) -> Network:
+    with contextlib.suppress(StoreMissingError), Store(config.store) as store:
+        if store.spec.imported:
+            raise FingerprintMismatchError(
+                f"{config.store}: holds features that were imported ({store.spec.indexed}); photos cannot be turned "
+                "into such features here: give the config another 'store:', or bring more by 'streamer import'"
+            )
     choice = config.backbone
     outputs = (
         None if choice.outputs is None else [Output(each.layer, each.pooling, each.grid) for each in choice.outputs]
