@@ -250,7 +250,10 @@ def published_folder(target: Path) -> Iterator[Path]:
     try:
         yield partial
         for each in sorted(partial.rglob("*")):
-            fsync_folder(each) if each.is_dir() else fsync_file(each)
+            if each.is_dir():
+                fsync_folder(each)
+            else:
+                fsync_file(each)
         fsync_folder(partial)
         if target.exists():
             rename(target, old)

@@ -7,13 +7,10 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamer.errors import (
     ConfigError,
@@ -23,23 +20,20 @@ from streamer.errors import (
     StoreMissingError,
     StreamerError,
 )
-from streamer.exchange.keys import KeysFile, Names, checked_names, count_names
+from streamer.exchange.batches import import_batches
+from streamer.exchange.keys import KeysFile, Names, count_names
 from streamer.exchange.npy import FEATURES, KEYS
 from streamer.exchange.npy_rows import NpyRows
 from streamer.files import require_space
-from streamer.records import FeatureBatch, ImageRef, Known, Progress, Rejected
+from streamer.records import Progress
 from streamer.store import FeatureSpec, ForeignFile, Store, StoreLock, StoreWriter, recorded
 
 __all__ = ["Import", "import_features"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,99}")
 _HDF5 = (".h5", ".hdf5", ".hdf")
-_BLOCK_BYTES = 8 * 2**20
-_MOST_ROWS = 4096
 _MOST_ROW_BYTES = 64 * 2**20
 _NAMES_BYTES = 600
-# The content of an image is the digest of its file; of a row that came without one, of the row itself.
-_CONTENT_PREFIX = b"streamer: imported float32 features\0"
 
 
 @dataclass(frozen=True)
@@ -141,7 +135,7 @@ def import_features(
             with StoreWriter(path, spec, engine="import", limits="") as writer:
                 record.begin()
                 done = 0
-                for batch in _batches(rows, names, spec, writer.knows):
+                for batch in import_batches(rows, names, spec.indexed, writer.knows):
                     writer.append(batch)
                     done += len(batch.refs) + len(batch.rejected) + len(batch.known)
                     progress("import", done, count)
@@ -229,56 +223,3 @@ def _spec(path: Path, name: str | None, shape: tuple[int, ...]) -> FeatureSpec:
 def _nearest_folder(path: Path) -> Path:
     """The folder itself, or the nearest above that is there."""
     return next(each for each in (path, *path.absolute().parents) if each.is_dir())
-
-
-def _batches(
-    rows: NpyRows | ForeignFile, names: Names, spec: FeatureSpec, knows: Callable[[bytes], bool]
-) -> Iterator[FeatureBatch]:
-    row_bytes = max(4, rows.dtype.itemsize) * int(np.prod(rows.shape[1:]))
-    named = checked_names(names)
-    for stored in rows.blocks(max(1, min(_MOST_ROWS, _BLOCK_BYTES // row_bytes))):
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
-            values = np.ascontiguousarray(stored, dtype=np.float32)
-        lines = list(islice(named, len(values)))
-        if len(lines) != len(values):
-            raise StreamerError("the names of the rows changed while they were read; import again")
-        yield _batch(stored, values, lines, names, spec.indexed, knows)
-
-
-def _batch(
-    stored: NDArray[np.generic],
-    values: NDArray[np.float32],
-    lines: list[tuple[int, str, str]],
-    names: Names,
-    output: str,
-    knows: Callable[[bytes], bool],
-) -> FeatureBatch:
-    finite = [bool(np.isfinite(row).all()) for row in values]
-    refs: list[ImageRef] = []
-    contents: list[bytes] = []
-    rejected: list[Rejected] = []
-    known: list[Known] = []
-    kept: list[int] = []
-    here: set[bytes] = set()
-    for place, (line, key, label) in enumerate(lines):
-        ref = ImageRef(key, key, values[place].nbytes, 0, label)
-        if not finite[place]:
-            rejected.append(Rejected(ref, f"{names.place(line)}: {_not_finite(stored[place], values[place])}"))
-            continue
-        content = blake2b(_CONTENT_PREFIX + values[place].tobytes(), digest_size=16).digest()
-        if content in here or knows(content):
-            known.append(Known(ref, content))
-            continue
-        here.add(content)
-        refs.append(ref)
-        contents.append(content)
-        kept.append(place)
-    features = values if len(kept) == len(values) else values[kept]
-    return FeatureBatch(tuple(refs), tuple(contents), {output: features}, tuple(rejected), tuple(known))
-
-
-def _not_finite(stored: NDArray[np.generic], values: NDArray[np.float32]) -> str:
-    place = int(np.argmin(np.isfinite(values).reshape(-1)))
-    value = stored.reshape(-1)[place]
-    why = "float32 cannot hold that" if np.isfinite(value) else "not a finite number"
-    return f"value {place + 1} of {values.size} is {value}: {why}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from types import TracebackType
 
 import numpy as np
@@ -88,7 +89,7 @@ class NpyRows:
             if version not in _READERS:
                 raise ValueError(f"version {version}")
             shape, fortran, dtype = _READERS[version](self._file)
-        except (ValueError, EOFError, SyntaxError) as error:
+        except (ValueError, TypeError, EOFError, SyntaxError, TokenError) as error:
             raise StreamerError(
                 f"{self._path}: is no .npy file of numbers ({error}); write one with numpy.save"
             ) from error

@@ -72,7 +72,9 @@ class ForeignFile:
                     f"{self._path}: {self._dataset.name} has chunks of {chunk}, more than "
                     f"{_MOST_CHUNK_BYTES // 2**20} MiB each; write it anew with smaller ones"
                 )
-            block_rows = max(block_rows - block_rows % chunk[0], chunk[0])
+            block_bytes = chunk[0] * int(np.prod(self.shape[1:])) * self.dtype.itemsize
+            if block_bytes <= _MOST_CHUNK_BYTES:
+                block_rows = max(block_rows - block_rows % chunk[0], chunk[0])
         for start in range(0, self.shape[0], block_rows):
             with _errors(self._path):
                 rows = self._dataset[start : start + block_rows]
