@@ -51,7 +51,16 @@ class FeatureSpec:
     @classmethod
     def of_imported(cls, name: str, shape: tuple[int, ...]) -> FeatureSpec:
         """What features are that were computed elsewhere: all that is known of them is a name and their shape."""
-        return cls(_IMPORTED, "", 0, "", (0, 0), "", "full", {name: shape})
+        return cls(
+            backbone=_IMPORTED,
+            weights="",
+            weights_seed=0,
+            weights_sha256="",
+            input_size=(0, 0),
+            decoding="",
+            precision="full",
+            outputs={name: shape},
+        )
 
     @property
     def imported(self) -> bool:
