@@ -23,6 +23,7 @@ __all__ = [
     "fsync_file",
     "fsync_folder",
     "published",
+    "published_folder",
     "remove_tree",
     "rename",
     "replace_text",
@@ -215,6 +216,52 @@ def published(target: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def published_folder(target: Path) -> Iterator[Path]:
+    """Give a ``.partial`` folder to write to; on a clean exit it becomes `target`, durably.
+
+    No system replaces a folder that holds something at once: the one in the way is renamed first. A crash between the
+    two renames leaves nothing at `target`; the next call brings the old one back before it begins.
+
+    Parameters
+    ----------
+    target : Path
+        The folder to make. A folder already there is removed with all in it.
+
+    Yields
+    ------
+    Path
+        Where to write; empty. Removed when the body raises.
+    """
+    partial = target.with_name(target.name + PARTIAL)
+    old = target.with_name(f"{target.name}.old{PARTIAL}")
+    if old.is_dir() and not target.exists():
+        rename(old, target)
+    remove_tree(old)
+    remove_tree(partial)
+    partial.mkdir()
+    try:
+        yield partial
+        for each in sorted(partial.rglob("*")):
+            if each.is_dir():
+                fsync_folder(each)
+            else:
+                fsync_file(each)
+        fsync_folder(partial)
+        if target.exists():
+            rename(target, old)
+        try:
+            rename(partial, target)
+        except OSError:
+            if old.exists():
+                rename(old, target)
+            raise
+    except BaseException:
+        remove_tree(partial)
+        raise
+    remove_tree(old)
 
 
 def replace_text(target: Path, text: str) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 
 from streamer.backbones import Output
 from streamer.config import Config, format_bytes
+from streamer.config import Source as SourceChoice
 from streamer.errors import (
     ConfigError,
     ExitCode,
+    FingerprintMismatchError,
     IndexMissingError,
     Interrupted,
     StoreMissingError,
@@ -33,7 +35,17 @@ from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, residen
 from streamer.records import ImageRef, Progress, Rejected
 from streamer.report import Report
 from streamer.runlog import call_on_failure, keep_report, log_to
-from streamer.store import Changes, RunRecord, Store, StoreLock, StoreWriter, find_changes, recorded, writing
+from streamer.store import (
+    Changes,
+    FeatureSpec,
+    RunRecord,
+    Store,
+    StoreLock,
+    StoreWriter,
+    find_changes,
+    recorded,
+    writing,
+)
 
 __all__ = ["run"]
 
@@ -106,6 +118,19 @@ class _Job:
         self.began = time.monotonic()
 
     @cached_property
+    def settings(self) -> ExtractSettings:
+        config = self.config
+        return ExtractSettings(
+            engine=config.engine,
+            device=config.device,
+            budget_bytes=self.budget,
+            gpu_fraction=config.memory.gpu_fraction,
+            threads=config.run.threads,
+            max_pixels=config.images.max_pixels,
+            max_file_bytes=config.images.max_file,
+        )
+
+    @cached_property
     def index(self) -> IndexSettings:
         config = self.config
         if config.index.kind == "annoy":
@@ -127,11 +152,18 @@ class _Job:
         return limit is not None and time.monotonic() - self.began >= 60 * limit
 
     @contextlib.contextmanager
-    def planned(self, stages: Sequence[str]) -> Iterator[Extractor]:
-        """Refuse now what would run out of memory hours later, or never be right; nothing is made yet."""
+    def planned(self, stages: Sequence[str]) -> Iterator[Extractor | None]:
+        """Refuse now what would run out of memory hours later, or never be right; nothing is made yet.
+
+        There is a network only where something is to be extracted: the other stages take features as they are.
+        """
         with contextlib.ExitStack() as opened:
             try:
-                extractor = opened.enter_context(Extractor(_network(self.config), _settings(self.config, self.budget)))
+                extractor = None
+                if "extract" in stages:
+                    self._source()
+                    _ = self._labels
+                    extractor = opened.enter_context(Extractor(_network(self.config), self.settings))
                 self._check_plan(stages, extractor)
             except Exception:
                 if (self.config.store / "catalog.sqlite").is_file():  # then somebody will look there for what happened
@@ -140,21 +172,23 @@ class _Job:
                 raise
             yield extractor
 
-    def _check_plan(self, stages: Sequence[str], extractor: Extractor) -> None:
+    def _check_plan(self, stages: Sequence[str], extractor: Extractor | None) -> None:
         held = resident_bytes()
-        if "extract" in stages:
-            self._source()
-            _ = self._labels
+        if extractor is not None:
             held += extractor.kept_bytes
         if "reduce" in stages and self.index.kind != "exact":
-            self.index.block_rows(self.budget, extractor.network.spec().outputs, held)
+            self.index.block_rows(self.budget, self._spec(extractor).outputs, held)
 
-    def run(self, stages: Sequence[str], extractor: Extractor) -> Report:
+    def _spec(self, extractor: Extractor | None) -> FeatureSpec:
+        """What is to be extracted, or what is there."""
+        if extractor is not None:
+            return extractor.network.spec()
+        with Store(self.config.store) as store:
+            return store.spec
+
+    def run(self, stages: Sequence[str], extractor: Extractor | None) -> Report:
         with self._told(stages) as record:
-            with (
-                MemoryWatch(self.budget) as watch,
-                self._writer(extractor, extractor.limits if "extract" in stages else "") as writer,
-            ):
+            with MemoryWatch(self.budget) as watch, self._writer(extractor) as writer:
                 record.begin()
                 self._stages(stages, writer, extractor, watch)
                 self.report.seconds["total"] = round(time.monotonic() - self.began, 3)
@@ -168,8 +202,9 @@ class _Job:
     @contextlib.contextmanager
     def _told(self, stages: Sequence[str]) -> Iterator[RunRecord]:
         """Say in log and catalog what began and how it ended."""
-        command = "run" if len(stages) > 1 else stages[0]
-        _LOG.info("streamer %s: %s to %s", command, self.config.source.place, self.config.store)
+        command = "run" if tuple(stages) == STAGES else stages[-1]
+        source = self.config.source
+        _LOG.info("streamer %s: %s%s", command, f"{source.place} to " if source else "", self.config.store)
         try:
             with recorded(self.config.store, command) as record:
                 yield record
@@ -177,10 +212,12 @@ class _Job:
             _LOG.error("failed with exit code %d: %s", exit_code_of(error), str(error) or type(error).__name__)
             raise
 
-    def _stages(self, stages: Sequence[str], writer: StoreWriter, extractor: Extractor, watch: MemoryWatch) -> None:
-        writer.catalog.set_settings({"search": self.config.search.model_dump(), "extract": asdict(extractor.settings)})
-        self.report.engine, self.report.device = extractor.engine_name, extractor.device
-        if "extract" in stages:
+    def _stages(
+        self, stages: Sequence[str], writer: StoreWriter, extractor: Extractor | None, watch: MemoryWatch
+    ) -> None:
+        writer.catalog.set_settings({"search": self.config.search.model_dump(), "extract": asdict(self.settings)})
+        if extractor is not None:
+            self.report.engine, self.report.device = extractor.engine_name, extractor.device
             self._timed("extract", lambda: self._extract(writer, extractor, watch))
         with Store(self.config.store) as store:
             self.report.images["failed"] = store.catalog.count("failures")
@@ -225,12 +262,12 @@ class _Job:
         finally:
             self.report.seconds[stage] = round(time.monotonic() - began, 3)
 
-    def _writer(self, extractor: Extractor, limits: str) -> StoreWriter:
+    def _writer(self, extractor: Extractor | None) -> StoreWriter:
         return StoreWriter(
             self.config.store,
-            extractor.network.spec(),
-            engine=extractor.engine_name,
-            limits=limits,
+            self._spec(extractor),
+            engine=extractor.engine_name if extractor is not None else "",
+            limits=extractor.limits if extractor is not None else "",
             commit_seconds=self.config.run.commit_seconds,
             commit_bytes=self.config.run.commit_size,
         )
@@ -292,7 +329,7 @@ class _Job:
 
     def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
         """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
-        source, gone = self.config.source, changes.missing_count()
+        source, gone = self._wanted_source, changes.missing_count()
         held = writer.catalog.count("images")
         if changes.seen == 0 and gone and not source.allow_empty:
             raise StreamerError(
@@ -309,7 +346,16 @@ class _Job:
 
     def _likely_moved(self, changes: Changes) -> int:
         """The images of a file in STL-10's format are all of one size, which tells nothing of where they went."""
-        return 0 if self.config.source.stl10 else changes.likely_moved()
+        return 0 if self._wanted_source.stl10 else changes.likely_moved()
+
+    @property
+    def _wanted_source(self) -> SourceChoice:
+        if self.config.source is None:
+            raise ConfigError(
+                "'source' is missing (where the photos are, for example {folder: ~/Pictures}); without it, only "
+                "'streamer reduce CONFIG' and 'streamer index CONFIG' have something to work on"
+            )
+        return self.config.source
 
     @cached_property
     def _labels(self) -> Labels | None:
@@ -319,9 +365,10 @@ class _Job:
         return self._source() if self._labels is None else labelled(self._source(), self._labels)
 
     def _source(self) -> FolderSource | Stl10Source:
-        folder, exclude = self.config.source.folder, list(self.config.source.exclude)
+        source = self._wanted_source
+        folder, exclude = source.folder, list(source.exclude)
         if folder is None:
-            return Stl10Source(self.config.source.place)
+            return Stl10Source(source.place)
         if self.config.store.is_relative_to(folder):
             inner = self.config.store.relative_to(folder).as_posix()
             if inner == ".":
@@ -334,6 +381,12 @@ class _Job:
 
 
 def _network(config: Config) -> Network:
+    with contextlib.suppress(StoreMissingError), Store(config.store) as store:
+        if store.spec.imported:
+            raise FingerprintMismatchError(
+                f"{config.store}: holds features that were imported ({store.spec.indexed}); photos cannot be turned "
+                "into such features here: give the config another 'store:', or bring more by 'streamer import'"
+            )
     choice = config.backbone
     outputs = (
         None if choice.outputs is None else [Output(each.layer, each.pooling, each.grid) for each in choice.outputs]
@@ -347,15 +400,3 @@ def _network(config: Config) -> Network:
         with contextlib.suppress(StoreMissingError), Store(config.store) as store:
             name, weights = store.spec.backbone, store.spec.weights
     return Network.choose(name, outputs, size, weights, choice.seed, config.precision, download=not left_open)
-
-
-def _settings(config: Config, budget: int) -> ExtractSettings:
-    return ExtractSettings(
-        engine=config.engine,
-        device=config.device,
-        budget_bytes=budget,
-        gpu_fraction=config.memory.gpu_fraction,
-        threads=config.run.threads,
-        max_pixels=config.images.max_pixels,
-        max_file_bytes=config.images.max_file,
-    )

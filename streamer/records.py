@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "Decoded", "FeatureBatch", "Hit", "ImageRef", "Progress", "Rejected"]
+__all__ = ["Batch", "Decoded", "ExportBlock", "FeatureBatch", "Hit", "ImageRef", "Progress", "Rejected"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the images done, and the images to do."""
@@ -138,6 +138,25 @@ class FeatureBatch:
     features: Mapping[str, NDArray[np.float32]]
     rejected: tuple[Rejected, ...] = field(default=())
     known: tuple[Known, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class ExportBlock:
+    """Images of a store with all that is known of them, on their way out.
+
+    Attributes
+    ----------
+    ids : ndarray of shape (n,), int64
+    keys, labels, paths : list of str, length n
+    features : mapping of str to ndarray of shape (n, ...), float32
+        By the output's name.
+    """
+
+    ids: NDArray[np.int64]
+    keys: list[str]
+    labels: list[str]
+    paths: list[str]
+    features: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)

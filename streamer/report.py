@@ -34,7 +34,8 @@ _TIMES = ("total", "extract", "reduce", "index")
 class Report:
     """What a run did. `to_dict` gives the form that ``--json`` prints and the store keeps.
 
-    `remaining` counts the images that ``run.max_minutes`` left for the next run.
+    `remaining` counts the images that ``run.max_minutes`` left for the next run. `engine` and `device` are empty where
+    nothing was to be extracted.
     """
 
     store: str

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.engines import products_on
-from streamer.errors import FingerprintMismatchError, IndexMissingError
+from streamer.errors import ConfigError, FingerprintMismatchError, IndexMissingError
 from streamer.extraction import Extractor, ExtractSettings, Network
 from streamer.images.sources import FolderSource
 from streamer.index import Generation, Metric
@@ -266,6 +266,13 @@ class Searcher:
                 yield int(each.ref.key), None, each.reason
 
     def _network(self, together: int) -> Extractor:
+        if self.store.spec.imported:
+            raise ConfigError(
+                f"{self.store.path}: holds features that were imported ({self.store.spec.indexed}), and a photo cannot "
+                "be turned into such features here. What works: 'streamer search STORE --knn OUT.h5' (the neighbours "
+                "of every image in it, or with OTHER of those in another such store), 'streamer duplicates', 'streamer "
+                "clusters', and Searcher.nearest() of the Python library with features of your own"
+            )
         if self._extractor is not None and together > self._together:  # it was opened for a single image
             self._extractor.close()
             self._extractor = None

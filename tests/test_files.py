@@ -13,7 +13,7 @@ import pytest
 
 from streamer import files
 from streamer.errors import StoreWriteError
-from streamer.files import PatientFile, digest_of, published, require_space
+from streamer.files import PatientFile, digest_of, published, published_folder, require_space
 
 
 class _Full:
@@ -109,3 +109,59 @@ def test_a_folder_in_the_place_of_a_file_is_named_before_anything_is_written(tmp
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError, match="is a folder; give the file another name"), published(tmp_path / "a"):
         raise AssertionError
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def fill(target: Path, text: str) -> None:
+    with published_folder(target) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a.txt").write_text(text)
+
+
+def test_a_folder_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+    fill(tmp_path / "out", "two")
+    assert (tmp_path / "out" / "inner" / "a.txt").read_text() == "two"
+
+    def fail() -> None:
+        with published_folder(tmp_path / "out") as folder:
+            (folder / "b.txt").write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "inner" / "a.txt").read_text() == "two"
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "out", "one")
+    real, calls = files.rename, iter([True, False, True])
+
+    def rename(source: Path, target: Path) -> None:
+        if not next(calls):
+            raise PermissionError(13, "in use", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(files, "rename", rename)
+    with pytest.raises(PermissionError):
+        fill(tmp_path / "out", "two")
+    assert (tmp_path / "out" / "inner" / "a.txt").read_text() == "one"
+    assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_crash_between_the_two_renames_is_mended_by_the_next(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "one")
+    (tmp_path / "out").rename(tmp_path / "out.old.partial")
+
+    def fail() -> None:
+        with published_folder(tmp_path / "out"):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert (tmp_path / "out" / "inner" / "a.txt").read_text() == "one"

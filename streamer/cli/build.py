@@ -65,11 +65,11 @@ def _summary(report: Report) -> str:
     from streamer.config import format_bytes
 
     counts = ", ".join(f"{number} {name}" for name, number in report.images.items() if number and name != "seen")
+    engine = f", {report.engine} on {report.device}" if report.engine else ""
     lines = [
         f"{report.images['seen']} images{': ' + counts if counts else ''}",
         f"{report.seconds['total']:.1f} s, {report.images_per_second:.1f} images/s, peak "
-        f"{format_bytes(report.peak_rss_bytes)} of {format_bytes(report.memory_budget_bytes)}, "
-        f"{report.engine} on {report.device}",
+        f"{format_bytes(report.peak_rss_bytes)} of {format_bytes(report.memory_budget_bytes)}{engine}",
         f"store {report.store}" + (f", index generation {report.generation}" if report.generation else ""),
     ]
     if report.images["failed"]:

@@ -26,10 +26,11 @@ def info(store: Path) -> Outcome:
     outputs = ", ".join(f"{name} {tuple(each['shape'])} {each['dtype']}" for name, each in data["outputs"].items())
     index = data["index"]
     recall = f", recall@10 {index['recall_at_10']:.3f}" if index and index["recall_at_10"] is not None else ""
+    weights = f", weights {data['weights']}" if data["weights"] else ""
     lines = [
         f"{data['images']} images, {data['failed']} that could not be read",
         f"{data['shards']} shards, {format_bytes(data['bytes'])}: {outputs}",
-        f"backbone {data['backbone']}, weights {data['weights']}, fingerprint {data['fingerprint']}",
+        f"backbone {data['backbone']}{weights}, fingerprint {data['fingerprint']}",
         f"index: generation {data['generation']}, {index['kind']}, {index['rows']} images{recall}"
         if index
         else f"index: damaged: {data['index_fault']}"
@@ -98,6 +99,7 @@ def fetch(name: str, top: bool) -> Outcome:
 @command
 def check(store: Path, repair: bool) -> Outcome:
     """Read all of a store, and name every fault."""
+    from streamer.store import Store
     from streamer.upkeep import check as check_store
 
     with progress_bars(" shards") as progress:
@@ -106,8 +108,11 @@ def check(store: Path, repair: bool) -> Outcome:
     if not lines:
         lines = [f"{store}: all is as it was written"]
     elif report.repaired:
-        again = report.images_to_extract
-        lines.append(f"repaired: what was damaged is dropped; the next 'streamer run' extracts {again} images again")
+        with Store(store) as opened:
+            remedy = (
+                "import the same features again for the" if opened.spec.imported else "the next 'streamer run' extracts"
+            )
+        lines.append(f"repaired: what was damaged is dropped; {remedy} {report.images_to_extract} images it held")
     else:
         lines.append(f"to drop what is damaged: streamer check {store} --repair")
     return report.to_dict(), "\n".join(lines), report.exit_code

@@ -5,7 +5,7 @@ thing that would have been right.
 """
 
 from streamer.config.load import load_config
-from streamer.config.schema import Config, Output, Search
+from streamer.config.schema import Config, Output, Search, Source
 from streamer.config.sizes import format_bytes, parse_bytes
 
-__all__ = ["Config", "Output", "Search", "format_bytes", "load_config", "parse_bytes"]
+__all__ = ["Config", "Output", "Search", "Source", "format_bytes", "load_config", "parse_bytes"]

@@ -59,7 +59,6 @@ def explain(error: ValidationError, origins: Mapping[tuple[str | int, ...], str]
 
 _HELP = {
     "store": "the folder that will hold features and index, for example ./photos.store",
-    "source": "where the photos are, for example {folder: ~/Pictures}",
 }
 
 

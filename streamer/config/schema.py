@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from streamer.config.sizes import parse_bytes
 
-__all__ = ["NAMED_WEIGHTS", "Config", "Output", "Search", "expanded"]
+__all__ = ["NAMED_WEIGHTS", "Config", "Output", "Search", "Source", "expanded"]
 
 
 def _budget(value: object) -> int | None:
@@ -196,10 +196,13 @@ class Run(_Section):
 
 
 class Config(_Section):
-    """All that a run needs to know. Attributes are the sections of the YAML file."""
+    """All that a run needs to know. Attributes are the sections of the YAML file.
+
+    Without a source, nothing can be extracted; what a store holds can still be reduced and indexed.
+    """
 
     store: PathFromBase
-    source: Source
+    source: Source | None = None
     labels: PathFromBase | None = Field(None, description="a CSV file, key,label, in the place of the folders' names")
     images: Images = Images()
     backbone: BackboneChoice = BackboneChoice()

@@ -6,8 +6,10 @@ from streamer.store.changes import Changes, find_changes
 from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
 from streamer.store.compact import Compaction, compact_shards
 from streamer.store.dataset import FeatureDataset
+from streamer.store.foreign import ForeignFile
 from streamer.store.knn import writing_graph
 from streamer.store.lock import StoreLock
+from streamer.store.plain import is_plain_export, writing_plain
 from streamer.store.reader import ShardMissingError
 from streamer.store.record import RunRecord, recorded
 from streamer.store.spec import FORMAT, FeatureSpec
@@ -27,6 +29,7 @@ __all__ = [
     "Fault",
     "FeatureDataset",
     "FeatureSpec",
+    "ForeignFile",
     "LastRun",
     "RunRecord",
     "ShardMissingError",
@@ -38,6 +41,7 @@ __all__ = [
     "compact_shards",
     "drop_shards",
     "find_changes",
+    "is_plain_export",
     "publish_view",
     "recorded",
     "remake_catalog",
@@ -46,4 +50,5 @@ __all__ = [
     "view_fault",
     "writing",
     "writing_graph",
+    "writing_plain",
 ]

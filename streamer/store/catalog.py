@@ -297,7 +297,7 @@ class Catalog:
         """The newest run, or None before the first; without `upkeep`, one that brought the store up to date."""
         query = (
             "SELECT command, pid, started, finished, exit_code, message FROM runs "
-            "WHERE :upkeep OR command IN ('run', 'extract', 'reduce', 'index') ORDER BY id DESC LIMIT 1"
+            "WHERE :upkeep OR command IN ('run', 'extract', 'reduce', 'index', 'import') ORDER BY id DESC LIMIT 1"
         )
         row = self._db.execute(query, {"upkeep": upkeep}).fetchone()
         return LastRun(*row) if row else None

@@ -13,6 +13,8 @@ __all__ = ["FORMAT", "FeatureSpec"]
 FORMAT = 1
 """Version of the store's layout on disk. A store of a higher format is refused."""
 
+_IMPORTED = "imported"
+
 
 @dataclass(frozen=True)
 class FeatureSpec:
@@ -21,7 +23,7 @@ class FeatureSpec:
     Attributes
     ----------
     backbone : str
-        Name of the network.
+        Name of the network; ``imported`` where the features were computed elsewhere.
     weights : str
         Where the weights come from: ``imagenet``, ``random`` or a path. Not part of the fingerprint.
     weights_seed : int
@@ -45,6 +47,25 @@ class FeatureSpec:
     decoding: str
     precision: str
     outputs: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def of_imported(cls, name: str, shape: tuple[int, ...]) -> FeatureSpec:
+        """What features are that were computed elsewhere: all that is known of them is a name and their shape."""
+        return cls(
+            backbone=_IMPORTED,
+            weights="",
+            weights_seed=0,
+            weights_sha256="",
+            input_size=(0, 0),
+            decoding="",
+            precision="full",
+            outputs={name: shape},
+        )
+
+    @property
+    def imported(self) -> bool:
+        """Whether they were computed elsewhere: no photo can be turned into such features here."""
+        return self.backbone == _IMPORTED
 
     @property
     def indexed(self) -> str:

@@ -1,0 +1,70 @@
+"""Commands that hand features to other tools, and take features computed elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from streamer.cli.common import STORE, Outcome, command, progress_bars, stopping
+from streamer.errors import ExitCode
+
+__all__ = ["export_", "import_"]
+
+
+@click.command("export")
+@STORE
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["npy", "hdf5", "npz", "parquet"]),
+    help="[default: as the suffix of OUT says, else npy]",
+)
+@click.option("--output", "outputs", multiple=True, metavar="NAME", help="Which features. [default: those indexed]")
+@click.option("--force", is_flag=True, help="Replace what stands at OUT, even if it is no export.")
+@command
+def export_(store: Path, out: Path, kind: str | None, outputs: tuple[str, ...], force: bool) -> Outcome:
+    """Write the features of STORE, and the names beside them, for other tools."""
+    from dataclasses import asdict
+
+    from streamer.config import format_bytes
+    from streamer.exchange import export_features
+
+    with stopping() as should_stop, progress_bars() as progress:
+        done = export_features(
+            store, out, format=kind, outputs=outputs, force=force, progress=progress, should_stop=should_stop
+        )
+    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in done.outputs.items())
+    size = f"{format_bytes(done.bytes)} of {done.format}"
+    text = f"{done.path}: {done.images} images, {shapes}, {size}, {done.seconds:.1f} s"
+    return asdict(done), text, ExitCode.DONE
+
+
+@click.command("import")
+@STORE
+@click.argument("features", type=click.Path(path_type=Path))
+@click.option("--keys", type=click.Path(path_type=Path), metavar="KEYS.csv", help="Columns key,label: a line a row.")
+@click.option("--dataset", metavar="NAME", help="Which dataset of an HDF5 file. [default: the only one there can be]")
+@click.option("--name", help="What to call the features of a new store. [default: imported]")
+@click.option("--index/--no-index", default=True, show_default=True, help="Bring the index up to date, too.")
+@command
+def import_(
+    store: Path, features: Path, keys: Path | None, dataset: str | None, name: str | None, index: bool
+) -> Outcome:
+    """Take FEATURES.npy or FEATURES.h5, computed elsewhere, into STORE, which is made when it is not there."""
+    from streamer.exchange import import_features, index_imported
+
+    with stopping() as should_stop, progress_bars() as progress:
+        done = import_features(
+            store, features, keys=keys, dataset=dataset, name=name, progress=progress, should_stop=should_stop
+        )
+        report = index_imported(store, progress=progress, should_stop=should_stop) if index else None
+    counts = ", ".join(f"{number} {what}" for what, number in done.images.items() if number)
+    lines = [f"{done.store}: {counts}; {done.output} {tuple(done.shape)}, {done.seconds:.1f} s"]
+    if done.images["failed"]:
+        lines.append(f"to see which rows could not be taken: streamer failures {store}")
+    if report is not None:
+        lines.append(f"index generation {report.generation}")
+    data = {**done.to_dict(), "generation": report.generation if report is not None else None}
+    return data, "\n".join(lines), done.exit_code

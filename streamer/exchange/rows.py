@@ -1,0 +1,58 @@
+"""The live images of a store in blocks, features and names together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamer.records import ExportBlock
+from streamer.store import ShardMissingError, Store
+
+__all__ = ["export_blocks"]
+
+_BLOCK_BYTES = 8 * 2**20
+# Names are held in blocks, too, and as fixed-width text each is as long as the longest.
+_MOST_ROWS = 4096
+
+
+def export_blocks(store: Store, outputs: Sequence[str]) -> Iterator[ExportBlock]:
+    """All live images, by id.
+
+    Those of the moment it begins: an image that goes meanwhile is left out, one that comes is not in it.
+
+    Parameters
+    ----------
+    store : Store
+    outputs : sequence of str
+
+    Yields
+    ------
+    ExportBlock
+        Of some megabytes, or one image.
+    """
+    ids = store.images()[:, 0].copy()  # of three columns
+    row_bytes = 4 * sum(store.feature_length(output) for output in outputs)
+    step = max(1, min(_MOST_ROWS, _BLOCK_BYTES // row_bytes))
+    for start in range(0, len(ids), step):
+        part = ids[start : start + step]
+        try:
+            yield _read(store, outputs, part)
+        except ShardMissingError:  # compact has just moved its rows
+            yield _read(store, outputs, part)
+
+
+def _read(store: Store, outputs: Sequence[str], ids: NDArray[np.int64]) -> ExportBlock:
+    with store.catalog.snapshot():
+        places = store.locate(ids)
+        found = places[:, 0]
+        names = store.catalog.names(found.tolist())
+        features = {
+            output: store.rows(output, places[:, 1], places[:, 2]).reshape(-1, *store.spec.outputs[output])
+            for output in outputs
+        }
+    keys, paths, labels = (
+        zip(*(names[number] for number in found.tolist()), strict=True) if len(found) else ((), (), ())
+    )
+    return ExportBlock(found, list(keys), list(labels), list(paths), features)
