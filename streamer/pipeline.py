@@ -7,11 +7,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TypeVar
-
-import numpy as np
 
 from streamer.backbones import Output
 from streamer.config import Config, format_bytes
@@ -30,10 +28,22 @@ from streamer.images import FolderSource, Stl10Source
 from streamer.index import annoy_installed, current_generation, require_annoy
 from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
-from streamer.records import Progress
+from streamer.records import Augmentation, Progress
 from streamer.report import Report
 from streamer.runlog import call_on_failure, keep_report, log_to
-from streamer.store import Changes, RunRecord, Store, StoreLock, StoreWriter, find_changes, recorded, writing
+from streamer.store import (
+    Changes,
+    FeatureSpec,
+    RunRecord,
+    Store,
+    StoreLock,
+    StoreWriter,
+    find_changes,
+    recorded,
+    require_compression,
+    writing,
+    writing_bytes,
+)
 
 __all__ = ["run"]
 
@@ -131,7 +141,15 @@ class _Job:
         """Refuse now what would run out of memory hours later, or never be right; nothing is made yet."""
         with contextlib.ExitStack() as opened:
             try:
-                extractor = opened.enter_context(Extractor(_network(self.config), _settings(self.config, self.budget)))
+                network, compression = _network(self.config), self.config.storage.compression
+                self.spec = _spec(network, self.config)
+                extractor = opened.enter_context(
+                    Extractor(
+                        network,
+                        _settings(self.config, self.budget),
+                        writing_bytes=writing_bytes(self.spec, compression),
+                    )
+                )
                 self._check_plan(stages, extractor)
             except Exception:
                 if (self.config.store / "catalog.sqlite").is_file():  # then somebody will look there for what happened
@@ -144,6 +162,7 @@ class _Job:
         held = resident_bytes()
         if "extract" in stages:
             self._source()
+            require_compression(self.config.storage.compression, "storage.compression")
             held += extractor.kept_bytes
         if "reduce" in stages and self.index.kind != "exact":
             self.index.block_rows(self.budget, extractor.network.spec().outputs, held)
@@ -219,9 +238,10 @@ class _Job:
     def _writer(self, extractor: Extractor, limits: str) -> StoreWriter:
         return StoreWriter(
             self.config.store,
-            extractor.network.spec(),
+            self.spec,
             engine=extractor.engine_name,
             limits=limits,
+            compression=self.config.storage.compression,
             commit_seconds=self.config.run.commit_seconds,
             commit_bytes=self.config.run.commit_size,
         )
@@ -235,7 +255,7 @@ class _Job:
         try:
             images |= {"seen": changes.seen, "unchanged": changes.unchanged}
             self._refuse_to_drop(changes, writer)
-            self._require_space(changes, extractor)
+            self._require_space(changes, writer)
             missing = changes.missing_count()
             writer.apply(changes)
             _LOG.info(
@@ -245,10 +265,11 @@ class _Job:
             done = 0
             if changes.pending_count:
                 _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.summary)
-                with contextlib.closing(extractor.features(changes.pending(), watch, writer.knows)) as batches:
+                found = extractor.features(changes.pending(), watch, writer.knows, self.spec.augmentation)
+                with contextlib.closing(found) as batches:
                     for batch in batches:
                         writer.append(batch)
-                        done += len(batch.refs) + len(batch.rejected) + len(batch.known)
+                        done += len(batch.originals) + len(batch.rejected) + len(batch.known)
                         self.progress("extract", done, changes.pending_count)
                         if self.should_stop() or self.out_of_time():
                             break
@@ -275,11 +296,12 @@ class _Job:
                 raise Interrupted(f"stopped after {what}; all of them are committed, the next run goes on from there")
             _LOG.warning("run.max_minutes are over after %s; the next run goes on from there", what)
 
-    def _require_space(self, changes: Changes, extractor: Extractor) -> None:
+    def _require_space(self, changes: Changes, writer: StoreWriter) -> None:
         images = changes.pending_count - self._likely_moved(changes)
-        outputs = extractor.network.spec().outputs.values()
-        row_bytes = 4 * sum(int(np.prod(shape)) for shape in outputs) + _NAMES_BYTES
-        require_space(self.config.store, images * row_bytes, f"extracting {images} images")
+        share = writer.compressed_share()
+        row_bytes = share * self.spec.row_bytes + _NAMES_BYTES
+        n_bytes = int(images * (1 + self.spec.copies) * row_bytes)
+        require_space(self.config.store, n_bytes, f"extracting {images} images")
 
     def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
         """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
@@ -331,6 +353,16 @@ def _network(config: Config) -> Network:
         with contextlib.suppress(StoreMissingError), Store(config.store) as store:
             name, weights = store.spec.backbone, store.spec.weights
     return Network.choose(name, outputs, size, weights, choice.seed, config.precision, download=not left_open)
+
+
+def _spec(network: Network, config: Config) -> FeatureSpec:
+    """What is stored of the network's features."""
+    augmentation = None
+    if config.augment.copies:
+        from streamer.images.augment import AUGMENT_RECIPE
+
+        augmentation = Augmentation(**config.augment.model_dump(), recipe=AUGMENT_RECIPE)
+    return replace(network.spec(), dtype=config.storage.dtype, augmentation=augmentation)
 
 
 def _settings(config: Config, budget: int) -> ExtractSettings:

@@ -28,12 +28,16 @@ def info(store: Path) -> Outcome:
     recall = f", recall@10 {index['recall_at_10']:.3f}" if index and index["recall_at_10"] is not None else ""
     lines = [
         f"{data['images']} images, {data['failed']} that could not be read",
-        f"{data['shards']} shards, {format_bytes(data['bytes'])}: {outputs}",
+        f"{data['shards']} shards, {format_bytes(data['bytes'])}, compression {data['compression']}: {outputs}",
         f"backbone {data['backbone']}, weights {data['weights']}, fingerprint {data['fingerprint']}",
         f"index: generation {data['generation']}, {index['kind']}, {index['rows']} images{recall}"
         if index
         else "index: none yet",
     ]
+    if data["augmented"]:
+        lines.insert(1, f"{data['augmented']} rows of augmented copies, to train on")
+    if data["rounding"]:
+        lines.append("float16: each value within 2**-11 (0.05 %) of what the network gave, below 2**-14 within 2**-25")
     last = data["last_run"]
     if last:
         ended = "has not ended" if last["exit_code"] is None else f"ended with exit code {last['exit_code']}"

@@ -5,10 +5,12 @@ from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes, find_changes
 from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
 from streamer.store.compact import Compaction, compact_shards
+from streamer.store.compression import require_compression
 from streamer.store.knn import writing_graph
 from streamer.store.lock import StoreLock
 from streamer.store.reader import ShardMissingError
 from streamer.store.record import RunRecord, recorded
+from streamer.store.shard import writing_bytes
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.store import Store
 from streamer.store.writer import StoreWriter, publish_view, sweep, writing
@@ -36,9 +38,11 @@ __all__ = [
     "publish_view",
     "recorded",
     "remake_catalog",
+    "require_compression",
     "shard_faults",
     "sweep",
     "view_fault",
     "writing",
+    "writing_bytes",
     "writing_graph",
 ]
