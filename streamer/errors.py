@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "BudgetTooSmallError",
+    "CompressionUnavailableError",
     "ConfigError",
     "EngineUnavailableError",
     "ExitCode",
@@ -62,6 +63,10 @@ class FingerprintMismatchError(ConfigError):
 
 class EngineUnavailableError(StreamerError):
     """The engine or device asked for cannot run on this machine."""
+
+
+class CompressionUnavailableError(StreamerError):
+    """Shards are compressed, or are to be, in a way that this installation cannot read or write."""
 
 
 class WeightsError(StreamerError):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from streamer.errors import EngineUnavailableError
 from streamer.images.batches import batches
 from streamer.images.feeding import usable_cores
 from streamer.memory import ExtractPlan, MemoryWatch, plan_extract
-from streamer.records import Decoded, FeatureBatch, ImageRef, Known, Rejected
+from streamer.records import Augmentation, Decoded, FeatureBatch, ImageRef, Known, Rejected
 from streamer.store import FeatureSpec
 
 __all__ = ["ExtractSettings", "Extractor", "Network"]
@@ -158,6 +157,8 @@ class Extractor:
     settings : ExtractSettings
     max_batch : int, optional
         Upper bound on the batch, for those who will extract only a few.
+    writing_bytes : int
+        What is held while features are written, beside them.
 
     Raises
     ------
@@ -165,11 +166,14 @@ class Extractor:
         If the engine or device asked for is not there.
     """
 
-    def __init__(self, network: Network, settings: ExtractSettings, max_batch: int | None = None) -> None:
+    def __init__(
+        self, network: Network, settings: ExtractSettings, max_batch: int | None = None, writing_bytes: int = 0
+    ) -> None:
         self.network = network
         self.settings = settings
         self.device = choose_device(settings.device)
         self._max_batch = min(max_batch or _MAX_BATCH[self.device], _MAX_BATCH[self.device])
+        self._writing_bytes = writing_bytes
         self._engine: Engine | None = None
 
     @cached_property
@@ -206,6 +210,7 @@ class Extractor:
             max_batch=self._max_batch,
             processes=usable_cores() if self.device == "gpu" else 0,  # on a CPU, the network needs the cores
             process_bytes=WORKER_BYTES,
+            writing_bytes=self._writing_bytes,
         )
 
     @property
@@ -278,6 +283,7 @@ class Extractor:
         refs: Iterable[ImageRef],
         watch: MemoryWatch | None = None,
         known: Callable[[bytes], bool] | None = None,
+        augmentation: Augmentation | None = None,
     ) -> Generator[FeatureBatch, None, None]:
         """Decode, batch, and run forward.
 
@@ -288,12 +294,15 @@ class Extractor:
             Shrinks the look-ahead when memory runs short.
         known : callable, optional
             Asked with the digest of an image's bytes, from any thread: True where they need no features.
+        augmentation : Augmentation, optional
+            Makes rows of copies of each image, too: before its own, so that they are stored when the image is.
 
         Yields
         ------
         FeatureBatch
-            In the order of `refs`. An image whose features are not finite numbers is rejected.
+            In the order of `refs`. An image whose features, or those of its copies, are not finite numbers is rejected.
         """
+        from streamer.images.augment import augmented
         from streamer.images.decode import decode_stream
         from streamer.images.pixels import DecodeLimits
 
@@ -310,10 +319,13 @@ class Extractor:
             known=known,
         )
         with contextlib.closing(decoded):
-            stacked = batches(decoded if known is None else _once(decoded, known), plan.batch, size)
+            wanted = decoded if known is None else _once(decoded, known)
+            stacked = batches(augmented(wanted, augmentation) if augmentation else wanted, plan.batch, size)
+            spoilt: dict[bytes, str] = {}
             for batch in stacked:
                 if batch.refs:  # a library that was only moved needs no network
-                    yield from map(_finite, forward(self.start(), itertools.chain([batch], stacked)))
+                    for found in forward(self.start(), itertools.chain([batch], stacked)):
+                        yield found.without(_not_finite(found), spoilt)
                 else:
                     yield FeatureBatch((), (), {}, batch.rejected, batch.known)
 
@@ -335,25 +347,10 @@ def _once(
             yield item
 
 
-def _finite(batch: FeatureBatch) -> FeatureBatch:
-    """A NaN in one row would spoil the PCA of all."""
-    if not batch.refs:
-        return batch
+def _not_finite(batch: FeatureBatch) -> dict[int, str]:
+    """Rows that are not finite: a NaN in one of them would spoil the PCA of all."""
     good = np.ones(len(batch.refs), dtype=bool)
     for values in batch.features.values():
         good &= np.isfinite(values.reshape(len(values), -1)).all(axis=1)
-    if good.all():
-        return batch
-    bad = [ref for ref, keep in zip(batch.refs, good, strict=True) if not keep]
     reason = "the network gave features that are not finite numbers"
-    return FeatureBatch(
-        refs=_where(batch.refs, good),
-        contents=_where(batch.contents, good),
-        features={name: values[good] for name, values in batch.features.items()},
-        rejected=(*batch.rejected, *(Rejected(ref, reason) for ref in bad)),
-        known=batch.known,
-    )
-
-
-def _where(items: tuple[Any, ...], keep: Any) -> tuple[Any, ...]:
-    return tuple(item for item, wanted in zip(items, keep, strict=True) if wanted)
+    return {int(row): reason for row in np.flatnonzero(~good)}

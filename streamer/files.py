@@ -97,6 +97,8 @@ class PatientFile(io.RawIOBase):
         return len(view)
 
     def readinto(self, buffer: Any, /) -> int:
+        # What is missing from the file would be taken for whatever lies in the buffer: another segmentation fault.
+        self.check()
         return self._file.readinto(buffer)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:

@@ -7,11 +7,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TypeVar
-
-import numpy as np
 
 from streamer.backbones import Output
 from streamer.config import Config, format_bytes
@@ -32,7 +30,7 @@ from streamer.images import FolderSource, Labels, Stl10Source, labelled, read_la
 from streamer.index import annoy_installed, current_generation, require_annoy
 from streamer.indexing import IndexBuilder, IndexSettings
 from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
-from streamer.records import ImageRef, Progress, Rejected
+from streamer.records import Augmentation, ImageRef, Progress, Rejected
 from streamer.report import Report
 from streamer.runlog import call_on_failure, keep_report, log_to
 from streamer.store import (
@@ -44,7 +42,9 @@ from streamer.store import (
     StoreWriter,
     find_changes,
     recorded,
+    require_compression,
     writing,
+    writing_bytes,
 )
 
 __all__ = ["run"]
@@ -161,9 +161,7 @@ class _Job:
             try:
                 extractor = None
                 if "extract" in stages:
-                    self._source()
-                    _ = self._labels
-                    extractor = opened.enter_context(Extractor(_network(self.config), self.settings))
+                    extractor = opened.enter_context(self._extractor())
                 self._check_plan(stages, extractor)
             except Exception:
                 if (self.config.store / "catalog.sqlite").is_file():  # then somebody will look there for what happened
@@ -171,6 +169,15 @@ class _Job:
                         raise
                 raise
             yield extractor
+
+    def _extractor(self) -> Extractor:
+        self._source()
+        _ = self._labels
+        compression = self.config.storage.compression
+        require_compression(compression, "storage.compression")
+        network = _network(self.config)
+        held = writing_bytes(_stored(network, self.config), compression)
+        return Extractor(network, self.settings, writing_bytes=held)
 
     def _check_plan(self, stages: Sequence[str], extractor: Extractor | None) -> None:
         held = resident_bytes()
@@ -182,7 +189,7 @@ class _Job:
     def _spec(self, extractor: Extractor | None) -> FeatureSpec:
         """What is to be extracted, or what is there."""
         if extractor is not None:
-            return extractor.network.spec()
+            return _stored(extractor.network, self.config)
         with Store(self.config.store) as store:
             return store.spec
 
@@ -268,6 +275,7 @@ class _Job:
             self._spec(extractor),
             engine=extractor.engine_name if extractor is not None else "",
             limits=extractor.limits if extractor is not None else "",
+            compression=self.config.storage.compression,
             commit_seconds=self.config.run.commit_seconds,
             commit_bytes=self.config.run.commit_size,
         )
@@ -281,7 +289,7 @@ class _Job:
         try:
             images |= {"seen": changes.seen, "unchanged": changes.unchanged}
             self._refuse_to_drop(changes, writer)
-            self._require_space(changes, extractor)
+            self._require_space(changes, writer)
             missing = changes.missing_count()
             writer.apply(changes)
             _LOG.info(
@@ -291,10 +299,11 @@ class _Job:
             done = 0
             if changes.pending_count:
                 _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.summary)
-                with contextlib.closing(extractor.features(changes.pending(), watch, writer.knows)) as batches:
+                found = extractor.features(changes.pending(), watch, writer.knows, writer.spec.augmentation)
+                with contextlib.closing(found) as batches:
                     for batch in batches:
                         writer.append(batch)
-                        done += len(batch.refs) + len(batch.rejected) + len(batch.known)
+                        done += len(batch.originals) + len(batch.rejected) + len(batch.known)
                         self.progress("extract", done, changes.pending_count)
                         if self.should_stop() or self.out_of_time():
                             break
@@ -321,11 +330,12 @@ class _Job:
                 raise Interrupted(f"stopped after {what}; all of them are committed, the next run goes on from there")
             _LOG.warning("run.max_minutes are over after %s; the next run goes on from there", what)
 
-    def _require_space(self, changes: Changes, extractor: Extractor) -> None:
+    def _require_space(self, changes: Changes, writer: StoreWriter) -> None:
         images = changes.pending_count - self._likely_moved(changes)
-        outputs = extractor.network.spec().outputs.values()
-        row_bytes = 4 * sum(int(np.prod(shape)) for shape in outputs) + _NAMES_BYTES
-        require_space(self.config.store, images * row_bytes, f"extracting {images} images")
+        share = writer.compressed_share()
+        row_bytes = share * writer.spec.row_bytes + _NAMES_BYTES
+        n_bytes = int(images * (1 + writer.spec.copies) * row_bytes)
+        require_space(self.config.store, n_bytes, f"extracting {images} images")
 
     def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
         """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
@@ -400,3 +410,13 @@ def _network(config: Config) -> Network:
         with contextlib.suppress(StoreMissingError), Store(config.store) as store:
             name, weights = store.spec.backbone, store.spec.weights
     return Network.choose(name, outputs, size, weights, choice.seed, config.precision, download=not left_open)
+
+
+def _stored(network: Network, config: Config) -> FeatureSpec:
+    """What is stored of the network's features."""
+    augmentation = None
+    if config.augment.copies:
+        from streamer.images.augment import AUGMENT_RECIPE
+
+        augmentation = Augmentation(**config.augment.model_dump(), recipe=AUGMENT_RECIPE)
+    return replace(network.spec(), dtype=config.storage.dtype, augmentation=augmentation)

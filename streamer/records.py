@@ -7,13 +7,13 @@ Each stage of the route turns an iterator of one of these into an iterator of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Batch", "Decoded", "ExportBlock", "FeatureBatch", "Hit", "ImageRef", "Progress", "Rejected"]
+__all__ = ["Augmentation", "Batch", "Decoded", "ExportBlock", "FeatureBatch", "Hit", "ImageRef", "Progress", "Rejected"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the images done, and the images to do."""
@@ -63,6 +63,33 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Augmentation:
+    """What is drawn at random for each augmented copy of an image.
+
+    Attributes
+    ----------
+    copies : int
+        Of each image, at least 1.
+    flip : bool
+        Whether half of the copies are mirrored, left to right.
+    crop : float
+        At most this share of each side is cut off, in [0, 1).
+    brightness : float
+        Pixels are multiplied by a factor in [1 - brightness, 1 + brightness].
+    seed : int
+    recipe : str
+        Name of the way copies are made: another one gives other pixels for the same draw.
+    """
+
+    copies: int
+    flip: bool
+    crop: float
+    brightness: float
+    seed: int
+    recipe: str
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """An image turned into pixels of the network's input size.
 
@@ -73,11 +100,14 @@ class Decoded:
         RGB, 0-255.
     content : bytes
         BLAKE2b-128 digest of the file's bytes: the same bytes, the same digest.
+    copy : int
+        Which augmented copy of the image these pixels are, from 1 on; 0 is the image itself.
     """
 
     ref: ImageRef
     pixels: NDArray[np.uint8]
     content: bytes
+    copy: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +140,8 @@ class Batch:
         Images that could not be read, met while this batch was filled.
     known : tuple of Known
         Images that need no features, met while this batch was filled.
+    copies : tuple of int, length n
+        Which augmented copy of its image each is; 0 is the image itself. Empty: all are.
     """
 
     refs: tuple[ImageRef, ...]
@@ -117,6 +149,7 @@ class Batch:
     pixels: NDArray[np.uint8]
     rejected: tuple[Rejected, ...] = ()
     known: tuple[Known, ...] = ()
+    copies: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +164,8 @@ class FeatureBatch:
         One entry for each output of the backbone, by the output's name, such as ``"block5_pool:gem"``.
     rejected : tuple of Rejected
     known : tuple of Known
+    copies : tuple of int, length n
+        Which augmented copy of its image each row is of; 0 is the image itself. Empty: all are.
     """
 
     refs: tuple[ImageRef, ...]
@@ -138,6 +173,52 @@ class FeatureBatch:
     features: Mapping[str, NDArray[np.float32]]
     rejected: tuple[Rejected, ...] = field(default=())
     known: tuple[Known, ...] = field(default=())
+    copies: tuple[int, ...] = field(default=())
+
+    @property
+    def originals(self) -> tuple[tuple[ImageRef, bytes], ...]:
+        """Image and content of each row that is no augmented copy."""
+        placed = zip(self.refs, self.contents, strict=True)
+        return tuple(pair for pair, copy in zip(placed, self.copy_numbers, strict=True) if copy == 0)
+
+    @property
+    def copy_numbers(self) -> tuple[int, ...]:
+        """`copies`, spelled out."""
+        return self.copies or (0,) * len(self.refs)
+
+    def without(self, bad: Mapping[int, str], spoilt: dict[bytes, str]) -> FeatureBatch:
+        """Leave images out of which a row is bad: they are refused, whichever batch their other rows are in.
+
+        Parameters
+        ----------
+        bad : mapping of int to str
+            Rows that are bad, and why.
+        spoilt : dict of bytes to str
+            The caller keeps it from batch to batch: contents of which a copy was bad, until the image itself comes.
+
+        Returns
+        -------
+        FeatureBatch
+            Itself, if there is nothing to leave out.
+        """
+        spoilt.update((self.contents[row], reason) for row, reason in bad.items())
+        left_out = [row for row, content in enumerate(self.contents) if content in spoilt]
+        if not left_out:
+            return self
+        numbers = self.copy_numbers
+        images = [row for row in left_out if numbers[row] == 0]
+        refused = tuple(Rejected(self.refs[row], spoilt[self.contents[row]]) for row in images)
+        for row in images:
+            spoilt.pop(self.contents[row], None)
+        kept = np.delete(np.arange(len(self.refs)), left_out)
+        return replace(
+            self,
+            refs=tuple(self.refs[row] for row in kept),
+            contents=tuple(self.contents[row] for row in kept),
+            features={name: values[kept] for name, values in self.features.items()},
+            rejected=self.rejected + refused,
+            copies=tuple(numbers[row] for row in kept),
+        )
 
 
 @dataclass(frozen=True, slots=True)

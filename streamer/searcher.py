@@ -284,7 +284,7 @@ class Searcher:
             if self._device is not None:
                 settings = ExtractSettings(**{**vars(settings), "device": self._device})
             network = Network.of_store(self.store.spec)
-            differences = network.spec().differences(self.store.spec)
+            differences = network.spec().differences(self.store.spec.of_queries())
             if differences:
                 raise FingerprintMismatchError(
                     f"{self.store.path}: queries would get other features than the store holds: "

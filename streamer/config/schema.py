@@ -178,6 +178,29 @@ class Search(_Section):
     metric: Literal["cosine", "l2"] = Field("cosine", description="l2: Euclidean distance, with index.kind: exact only")
 
 
+class Storage(_Section):
+    """How features lie on the disk. Shards that are there stay as they are; another dtype takes another store."""
+
+    dtype: Literal["float32", "float16"] = Field("float32", description="float16: half the bytes, rounded to 11 bits")
+    compression: Literal["none", "gzip", "lzf", "blosc"] = Field(
+        "none", description="blosc needs the extra of its name"
+    )
+
+
+class Augment(_Section):
+    """Rows of randomly changed copies of each image, to train on. A store takes those of one kind."""
+
+    copies: int = Field(0, ge=0, le=255, description="of each image; 0 is none")
+    flip: bool = Field(True, description="mirror half of them, left to right")
+    crop: Annotated[float, BeforeValidator(_fraction)] = Field(
+        0.1, ge=0, lt=1, description="of each side: at most this much is cut off"
+    )
+    brightness: Annotated[float, BeforeValidator(_fraction)] = Field(
+        0.2, ge=0, le=1, description="pixels are multiplied by a factor in [1 - brightness, 1 + brightness]"
+    )
+    seed: int = Field(0, ge=0, lt=2**31)
+
+
 class Run(_Section):
     """How a run goes about its work.
 
@@ -210,6 +233,8 @@ class Config(_Section):
     engine: Literal["auto", "ncnn", "keras"] = "auto"
     precision: Literal["full", "mixed"] = Field("full", description="mixed: fully connected weights as float16")
     memory: Memory = Memory()
+    storage: Storage = Storage()
+    augment: Augment = Augment()
     reduce: Reduce = Reduce()
     index: Index = Index()
     search: Search = Search()

@@ -149,7 +149,7 @@ def forward(engine: Engine, batches: Iterable[Batch], *, ahead: int | None = Non
         ahead = 2 if engine.device == "gpu" else 0
     if ahead == 0:
         for batch in batches:
-            yield FeatureBatch(batch.refs, batch.contents, engine.extract(batch.pixels), batch.rejected, batch.known)
+            yield _with_features(batch, engine.extract(batch.pixels))
         return
     under_way: deque[tuple[Batch, Future[dict[str, NDArray[np.float32]]]]] = deque()
     thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -165,4 +165,8 @@ def forward(engine: Engine, batches: Iterable[Batch], *, ahead: int | None = Non
 
 
 def _finished(batch: Batch, features: Future[dict[str, NDArray[np.float32]]]) -> FeatureBatch:
-    return FeatureBatch(batch.refs, batch.contents, features.result(), batch.rejected, batch.known)
+    return _with_features(batch, features.result())
+
+
+def _with_features(batch: Batch, features: dict[str, NDArray[np.float32]]) -> FeatureBatch:
+    return FeatureBatch(batch.refs, batch.contents, features, batch.rejected, batch.known, batch.copies)

@@ -2,11 +2,9 @@
 
 The route: `sources` lists (`stl10` the images of one file), `labels` gives them labels from a CSV file, `decode` turns
 files into pixels on threads (`formats` opens them, `cost` foresees the memory, `gate` holds back, `rgb` makes the
-pixels), `batches` stacks them. Where threads cannot keep up with a device, as `feeding` finds, `decode_pool` has
-processes do it, each a `decode_worker`. `canvas` and `drawn` go the other way: from pixels to picture files.
-
-What needs Pillow is imported from its own file (``from streamer.images.decode import decode_stream``), so that
-listing a source stays light.
+pixels), `augment` adds changed copies where they are asked for, `batches` stacks them. Where threads cannot keep up
+with a device, as `feeding` finds, `decode_pool` has processes do it, each a `decode_worker`. `canvas` and `drawn` go
+the other way: from pixels to picture files.
 """
 
 from __future__ import annotations

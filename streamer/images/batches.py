@@ -46,6 +46,12 @@ def batches(decoded: Iterable[Decoded | Known | Rejected], batch_size: int, size
     contents: list[bytes] = []
     rejected: list[Rejected] = []
     known: list[Known] = []
+    copies: list[int] = []
+
+    def batch() -> Batch:
+        taken = pixels[: len(refs)]
+        return Batch(tuple(refs), tuple(contents), taken, tuple(rejected), tuple(known), tuple(copies))
+
     for item in decoded:
         if isinstance(item, Rejected):
             rejected.append(item)
@@ -56,12 +62,13 @@ def batches(decoded: Iterable[Decoded | Known | Rejected], batch_size: int, size
             pixels[len(refs)] = item.pixels
             refs.append(item.ref)
             contents.append(item.content)
+            copies.append(item.copy)
         if len(refs) == batch_size or len(rejected) + len(known) == _MOST_OTHERS:
-            yield Batch(tuple(refs), tuple(contents), pixels[: len(refs)], tuple(rejected), tuple(known))
+            yield batch()
             pixels = np.empty((batch_size, *shape), np.uint8)
-            refs, contents, rejected, known = [], [], [], []
+            refs, contents, rejected, known, copies = [], [], [], [], []
     if refs or rejected or known:
-        yield Batch(tuple(refs), tuple(contents), pixels[: len(refs)], tuple(rejected), tuple(known))
+        yield batch()
 
 
 def _check(item: Decoded, shape: tuple[int, ...]) -> None:

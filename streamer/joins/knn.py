@@ -101,7 +101,7 @@ def knn_graph(
     began = time.monotonic()
     store, own = neighbours.store, queries is None
     queries = store if queries is None else queries  # an empty store is false
-    differences = queries.spec.differences(store.spec)
+    differences = queries.spec.of_queries().differences(store.spec.of_queries())
     if differences:
         raise FingerprintMismatchError(
             f"{queries.path}: its features cannot be compared with those of {store.path}: {'; '.join(differences)}"

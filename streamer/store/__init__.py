@@ -5,6 +5,7 @@ from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes, find_changes
 from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
 from streamer.store.compact import Compaction, compact_shards
+from streamer.store.compression import require_compression
 from streamer.store.dataset import FeatureDataset
 from streamer.store.foreign import ForeignFile
 from streamer.store.knn import writing_graph
@@ -12,6 +13,7 @@ from streamer.store.lock import StoreLock
 from streamer.store.plain import is_plain_export, writing_plain
 from streamer.store.reader import ShardMissingError
 from streamer.store.record import RunRecord, recorded
+from streamer.store.shard import writing_bytes
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.split import SIDES, Split
 from streamer.store.store import Store
@@ -45,10 +47,12 @@ __all__ = [
     "publish_view",
     "recorded",
     "remake_catalog",
+    "require_compression",
     "shard_faults",
     "sweep",
     "view_fault",
     "writing",
+    "writing_bytes",
     "writing_graph",
     "writing_plain",
 ]

@@ -127,8 +127,9 @@ class Catalog:
 
     def sealed(self) -> dict[int, SealedShard]:
         """What was noted of each shard when it was sealed, by its number, oldest first."""
-        rows = self._db.execute("SELECT id, rows, bytes, digest FROM shards ORDER BY id").fetchall()
-        return {number: SealedShard(*rest) for number, *rest in rows}
+        compression = "compression" if self._has("shards", "compression") else "'none'"
+        query = f"SELECT id, rows, bytes, digest, {compression} FROM shards ORDER BY id"  # noqa: S608 - one of two
+        return {number: SealedShard(*rest) for number, *rest in self._db.execute(query).fetchall()}
 
     def engines(self, shards: Iterable[int]) -> str:
         """Names of the engines that made these shards, joined by ``+``."""
@@ -138,11 +139,25 @@ class Catalog:
 
     def dead_rows(self, shard: int) -> int:
         """Rows of a shard that no image uses."""
-        query = (
-            "SELECT (SELECT rows FROM shards WHERE id = :shard) - count(*) FROM features WHERE shard = :shard "
-            "AND EXISTS (SELECT 1 FROM images WHERE images.content = features.content)"
-        )
-        return int(self._db.execute(query, {"shard": shard}).fetchone()[0])
+        (rows,) = self._db.execute("SELECT rows FROM shards WHERE id = ?", (shard,)).fetchone()
+        return int(rows) - sum(self._live_rows(table, "shard = :shard", shard=shard) for table in self._row_tables())
+
+    def augmented_count(self) -> int:
+        """Number of live augmented rows."""
+        return sum(self._live_rows(table) for table in self._row_tables() if table == "augmented")
+
+    def _live_rows(self, table: str, condition: str = "1", **values: int) -> int:
+        exists = f"EXISTS (SELECT 1 FROM images WHERE images.content = {table}.content)"  # noqa: S608 - no input
+        query = f"SELECT count(*) FROM {table} WHERE {condition} AND {exists}"  # noqa: S608 - no input
+        return int(self._db.execute(query, values).fetchone()[0])
+
+    def _row_tables(self) -> list[str]:
+        """The tables whose rows say what a row of a shard is. A catalog made before augmentation has only one."""
+        return ["features", "augmented"] if self._has("augmented", "content") else ["features"]
+
+    def _has(self, table: str, column: str) -> bool:
+        """Whether the catalog is of a release that had this column."""
+        return any(row[1] == column for row in self._db.execute(f"PRAGMA table_info({table})"))
 
     def inconsistencies(self) -> list[str]:
         """What SQLite finds damaged, and rows that contradict each other; empty when all is well."""
@@ -151,9 +166,11 @@ class Catalog:
             if not found:
                 broken = self._db.execute("PRAGMA foreign_key_check").fetchall()
                 found = [f"{table}: a row names one of {parent} that is not there" for table, _, parent, _ in broken]
-                query = "SELECT count(*) FROM features JOIN shards ON id = shard WHERE row NOT BETWEEN 0 AND rows - 1"
-                if beyond := self._db.execute(query).fetchone()[0]:
-                    found.append(f"features: {beyond} rows lie beyond the end of their shard")
+                for table in self._row_tables():
+                    join = f"{table} JOIN shards ON shards.id = shard"
+                    query = f"SELECT count(*) FROM {join} WHERE row NOT BETWEEN 0 AND rows - 1"  # noqa: S608
+                    if beyond := self._db.execute(query).fetchone()[0]:
+                        found.append(f"{table}: {beyond} rows lie beyond the end of their shard")
         except StoreCorruptError as error:
             found = [str(error)]
         return found
@@ -223,13 +240,52 @@ class Catalog:
             last = found[-1][0]
             yield found
 
-    def rows_of(self, shard: int) -> Iterator[tuple[int, bytes, str, str]]:
-        """``(row, content, key, label)`` of the live images of one shard, by row, copies of the same bytes by id."""
+    def augmented_places(self, block_rows: int = 4096) -> Iterator[tuple[bytes, int, int, int]]:
+        """``(content, copy, shard, row)`` of every live augmented row, sorted by content and copy.
+
+        An augmented row belongs to the images of its content, whatever they are called; `known` gives the content of
+        each. It must be on the same side of a split as they are. Its features are read as those of any row, by
+        `Store.rows`. Nothing is held between two blocks, and no reader keeps the write-ahead log from being emptied.
+
+        Parameters
+        ----------
+        block_rows : int
+            Rows that are asked for at a time.
+
+        Yields
+        ------
+        content : bytes
+            Digest of the source image's bytes, as in ``images``.
+        copy : int
+            From 1 on.
+        shard, row : int
+        """
         query = (
-            "SELECT row, content, key, label FROM features JOIN images USING (content) WHERE shard = ? "
-            "ORDER BY row, images.id"
+            "SELECT content, copy, shard, row FROM augmented WHERE (content, copy) > (?, ?) "
+            "AND EXISTS (SELECT 1 FROM images WHERE images.content = augmented.content) "
+            "ORDER BY content, copy LIMIT ?"
         )
-        return iter(self._db.cursor().execute(query, (shard,)))
+        last = (b"", 0)
+        while "augmented" in self._row_tables():
+            found = self._db.execute(query, (*last, block_rows)).fetchall()
+            yield from found
+            if len(found) < block_rows:
+                return
+            last = found[-1][:2]
+
+    def rows_of(self, shard: int) -> Iterator[tuple[int, bytes, int, str, str]]:
+        """``(row, content, copy, key, label)`` of the live rows of one shard, by row, those of the same bytes by id.
+
+        `copy` is 0 for an image itself, and the number of an augmented copy for others.
+        """
+        columns = {"features": "0", "augmented": "copy"}
+        parts = [
+            f"SELECT row, content, {columns[table]}, key, label, images.id FROM {table} JOIN images USING (content) "  # noqa: S608
+            "WHERE shard = :shard"
+            for table in self._row_tables()
+        ]
+        query = " UNION ALL ".join(parts) + " ORDER BY 1, 6"
+        return (row[:5] for row in self._db.cursor().execute(query, {"shard": shard}))
 
     def count_since(self, newest_id: int) -> tuple[int, int]:
         """How many live images have an id up to this one, and how many a higher one."""

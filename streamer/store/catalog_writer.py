@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ CREATE TABLE shards (
     rows INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
     digest BLOB NOT NULL,                   -- BLAKE2b-128 of the file
-    engine TEXT NOT NULL
+    engine TEXT NOT NULL,
+    compression TEXT NOT NULL DEFAULT 'none'
 );
 CREATE TABLE features (
     content BLOB PRIMARY KEY,               -- BLAKE2b-128 of the image file's bytes: the same bytes, the same features
@@ -63,6 +64,17 @@ CREATE TABLE runs (
 );
 """
 
+_AUGMENTED = """
+CREATE TABLE augmented (
+    content BLOB NOT NULL,                  -- of the source image; its features may be still to come
+    copy INTEGER NOT NULL,                  -- from 1 on
+    shard INTEGER NOT NULL REFERENCES shards (id),
+    row INTEGER NOT NULL,                   -- dead while no image has this content, until compact
+    PRIMARY KEY (content, copy)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX augmented_by_place ON augmented (shard, row);
+"""
+
 
 class CatalogWriter(Catalog):
     """An open catalog, and the right to change it: hold the `StoreLock`.
@@ -89,6 +101,7 @@ class CatalogWriter(Catalog):
             self._db.execute(f"PRAGMA journal_mode={'WAL' if log else 'DELETE'}")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
+            self._complete()
         except BaseException:
             self._db.close()
             raise
@@ -98,12 +111,19 @@ class CatalogWriter(Catalog):
         """Write an empty catalog at `path`."""
         with contextlib.closing(connect(path, "rwc")) as db:
             db.execute("PRAGMA synchronous=FULL")
-            db.executescript(f"BEGIN; {_SCHEMA}")
+            db.executescript(f"BEGIN; {_SCHEMA} {_AUGMENTED}")
             meta = [("format", str(FORMAT)), ("spec", spec.to_json()), ("changes", "0")]
             db.executemany("INSERT INTO meta VALUES (?, ?)", meta)
             db.execute("COMMIT")
             # Now, not when it is first written to: a reader could not undo a switch that was cut short.
             db.execute("PRAGMA journal_mode=WAL")
+
+    def _complete(self) -> None:
+        """Add what a catalog lacks that was made before there was augmentation, or compression."""
+        if not self._has("augmented", "content"):
+            self._db.executescript(f"BEGIN; {_AUGMENTED} COMMIT")
+        if not self._has("shards", "compression"):
+            self._db.execute("ALTER TABLE shards ADD COLUMN compression TEXT NOT NULL DEFAULT 'none'")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -124,18 +144,31 @@ class CatalogWriter(Catalog):
                 self._db.execute("ROLLBACK")
             raise
 
-    def add_shard(self, shard: int, sealed: SealedShard, engine: str, contents: Iterable[bytes]) -> None:
-        """Make a sealed shard's rows real: ``contents[i]`` is the content of row i. Call inside a transaction.
+    def add_shard(
+        self, shard: int, sealed: SealedShard, engine: str, contents: Sequence[bytes], copies: Sequence[int]
+    ) -> None:
+        """Make a sealed shard's rows real. Call inside a transaction.
 
-        A content that has features elsewhere moves here.
+        ``contents[i]`` is the content of row i, and ``copies[i]`` which augmented copy of it that is; 0 is the image
+        itself. What has a row elsewhere moves here.
         """
-        values = (shard, sealed.rows, sealed.n_bytes, sealed.digest, engine)
-        self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?)", values)
+        values = (shard, sealed.rows, sealed.n_bytes, sealed.digest, engine, sealed.compression)
+        self._db.execute("INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)", values)
+        rows = list(zip(contents, copies, range(sealed.rows), strict=True))
         self._db.executemany(
             "INSERT INTO features VALUES (?, ?, ?) "
             "ON CONFLICT (content) DO UPDATE SET shard = excluded.shard, row = excluded.row",
-            ((content, shard, row) for row, content in enumerate(contents)),
+            ((content, shard, row) for content, copy, row in rows if copy == 0),
         )
+        self._db.executemany(
+            "INSERT OR REPLACE INTO augmented VALUES (?, ?, ?, ?)",
+            ((content, copy, shard, row) for content, copy, row in rows if copy),
+        )
+
+    def forget_incomplete(self, copies: int) -> None:
+        """Forget the features of images that have not all augmented copies. Call before there are images."""
+        query = "DELETE FROM features WHERE (SELECT count(*) FROM augmented WHERE content = features.content) < ?"
+        self._db.execute(query, (copies,))
 
     def begin_ids_at(self, number: int) -> None:
         """Give images of a new catalog ids from here on: those of the old one must not come again."""
@@ -148,14 +181,18 @@ class CatalogWriter(Catalog):
     def drop_shard(self, shard: int) -> int:
         """Forget a shard, the rows that are still its own and their images. Call inside a transaction.
 
+        An image of which only an augmented copy was there is forgotten with the rest of its rows, so that it gets all
+        of them again.
+
         Returns
         -------
         int
             How many images that were.
         """
-        query = "DELETE FROM images WHERE content IN (SELECT content FROM features WHERE shard = ?)"
-        images = self._db.execute(query, (shard,)).rowcount
-        self._db.execute("DELETE FROM features WHERE shard = ?", (shard,))
+        held = "(SELECT content FROM features WHERE shard = ? UNION SELECT content FROM augmented WHERE shard = ?)"
+        images = self._db.execute(f"DELETE FROM images WHERE content IN {held}", (shard, shard)).rowcount  # noqa: S608
+        self._db.execute(f"DELETE FROM features WHERE content IN {held}", (shard, shard))  # noqa: S608
+        self._db.execute("DELETE FROM augmented WHERE shard = ?", (shard,))
         self._db.execute("DELETE FROM shards WHERE id = ?", (shard,))
         return images
 

@@ -80,7 +80,7 @@ def shard_faults(
     """
     features = path / "features"
     shards = catalog.sealed()
-    with contextlib.closing(ShardReader(features, catalog.spec.fingerprint, catalog.spec.outputs)) as reader:
+    with contextlib.closing(ShardReader(features, catalog.spec)) as reader:
         for done, (number, expected) in enumerate(shards.items()):
             place = shard_path(features, number)
             fault = _shard_fault(path, place, number, expected, reader)
@@ -187,7 +187,7 @@ def _fill(target: Path, features: Path, spec: FeatureSpec) -> int:
     rows = 0
     with (
         contextlib.closing(CatalogWriter(target, log=False)) as catalog,
-        contextlib.closing(ShardReader(features, spec.fingerprint, spec.outputs)) as reader,
+        contextlib.closing(ShardReader(features, spec)) as reader,
     ):
         # No id of the old catalog comes again: what an index or a search still holds of those means nothing now.
         catalog.begin_ids_at(time.time_ns() // 1000)
@@ -195,7 +195,7 @@ def _fill(target: Path, features: Path, spec: FeatureSpec) -> int:
             try:
                 number = int(place.stem)
                 contents = reader.verify(number)
-                sealed = SealedShard(len(contents), *digest_of(place))
+                sealed = SealedShard(len(contents), *digest_of(place), reader.compression(number))
             except StoreFormatError:
                 raise
             except (ValueError, StoreCorruptError) as error:
@@ -203,8 +203,10 @@ def _fill(target: Path, features: Path, spec: FeatureSpec) -> int:
                 _set_aside(place)
                 continue
             with catalog.transaction():
-                catalog.add_shard(number, sealed, reader.engine(number), contents)
+                catalog.add_shard(number, sealed, reader.engine(number), contents, reader.copies(number))
             rows += len(contents)
+        with catalog.transaction():
+            catalog.forget_incomplete(spec.copies)
         catalog.begin_log()
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from streamer.files import require_space
 from streamer.store.catalog import Catalog
 from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.reader import ShardReader
-from streamer.store.shard import ShardWriter, shard_path
+from streamer.store.shard import SealedShard, ShardWriter, shard_path
+from streamer.store.spec import FeatureSpec
 from streamer.store.writer import publish_view, sweep, writing
 
 __all__ = ["Compaction", "compact_shards"]
@@ -51,7 +53,8 @@ def compact_shards(
 
     Ids stay, and with them the index. Each new shard is sealed, made real by one transaction that also forgets the old
     ones, and only then are their files removed, at the end where there is room: a crash leaves the old or the new. A
-    search that has an old one open goes on with it; one that has just looked up a place in it looks again.
+    search that has an old one open goes on with it; one that has just looked up a place in it looks again. What is
+    written is compressed as the newest shard is.
 
     Parameters
     ----------
@@ -81,7 +84,7 @@ def compact_shards(
         wanted = []  # nothing to merge it with
     replaced = 0
     result = Compaction(len(before), 0, sum(each[2] for each in before), 0, sum(map(catalog.dead_rows, wanted)))
-    with contextlib.closing(ShardReader(path / "features", catalog.spec.fingerprint, catalog.spec.outputs)) as reader:
+    with contextlib.closing(ShardReader(path / "features", catalog.spec)) as reader:
         for done, group in _groups(catalog, wanted, shard_bytes):
             if should_stop():
                 break
@@ -123,31 +126,35 @@ def _merge(path: Path, catalog: CatalogWriter, reader: ShardReader, group: list[
     """Copy the live rows of some shards into a new one, and forget them."""
     features = path / "features"
     sealed = catalog.sealed()
-    require_space(path, sum(sealed[number].n_bytes for number in group), "compacting")
+    compression = sealed[max(sealed)].compression
+    require_space(path, sum(_bytes_as(sealed[number], compression, catalog.spec) for number in group), "compacting")
     outputs = catalog.spec.outputs
-    row_bytes = 4 * sum(int(np.prod(shape)) for shape in outputs.values())
+    row_bytes = 4 * sum(int(np.prod(shape)) for shape in outputs.values())  # in memory, whatever they are on disk
     block_rows = max(1, _BLOCK_BYTES // row_bytes)
     target = catalog.next_shard()
     contents: list[bytes] = []
+    copies: list[int] = []
     writer: ShardWriter | None = None
     try:
         for number in group:
-            images = (next(copies) for _, copies in groupby(catalog.rows_of(number), key=itemgetter(0)))
-            while block := [image for _, image in zip(range(block_rows), images, strict=False)]:
+            live = (next(names) for _, names in groupby(catalog.rows_of(number), key=itemgetter(0)))
+            while block := list(itertools.islice(live, block_rows)):
                 rows = np.array([row for row, *_ in block], dtype=np.int64)
                 shards = np.full(len(rows), number, dtype=np.int64)
                 values = {output: reader.rows(output, shards, rows) for output in outputs}
-                digests = [content for _, content, _, _ in block]
+                _, digests, numbers, keys, labels = map(list, zip(*block, strict=True))
                 with writing(path):
                     if writer is None:
-                        writer = ShardWriter(shard_path(features, target), catalog.spec, catalog.engines(group))
-                    writer.append([each[2] for each in block], [each[3] for each in block], digests, values)
+                        place, engine = shard_path(features, target), catalog.engines(group)
+                        writer = ShardWriter(place, catalog.spec, engine, compression)
+                    writer.append(keys, labels, digests, numbers, values)
                 contents += digests
+                copies += numbers
         with writing(path):
             new = writer.seal() if writer is not None else None
         with catalog.transaction():
             if new is not None:
-                catalog.add_shard(target, new, catalog.engines(group), contents)
+                catalog.add_shard(target, new, catalog.engines(group), contents, copies)
             for number in group:
                 catalog.drop_shard(number)
     except BaseException:
@@ -155,3 +162,10 @@ def _merge(path: Path, catalog: CatalogWriter, reader: ShardReader, group: list[
             writer.abandon()
         raise
     _LOG.info("shards %s are now %s", ", ".join(map(str, group)), target if writer is not None else "none")
+
+
+def _bytes_as(sealed: SealedShard, compression: str, spec: FeatureSpec) -> int:
+    """What a shard comes to when it is written with this compression, or a little more."""
+    if compression == "none" and sealed.compression != "none":
+        return sealed.n_bytes + sealed.rows * spec.row_bytes
+    return sealed.n_bytes

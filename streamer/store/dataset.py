@@ -176,7 +176,7 @@ class FeatureDataset:
             self._examples.shards[there],
             self._examples.rows[there],
             row_bytes=self._row_bytes,
-            chunk_rows=chunk_rows(self.shape),
+            chunk_rows=chunk_rows(self.shape, self._catalog.spec.dtype),
             window_rows=self._window_rows,
             seed=self._seed,
             epoch=epoch,

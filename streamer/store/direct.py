@@ -42,8 +42,9 @@ class DirectRows:
         self._row_bytes = 4 * int(np.prod(dataset.shape[1:]))
         self._chunk_rows = (dataset.chunks or (1,))[0]
         self._offsets: NDArray[np.int64] | None = None
-        with contextlib.suppress(FileNotFoundError):  # compact has just removed it: HDF5 still has it open
-            self._offsets = chunk_offsets(path, dataset)
+        if dataset.dtype == np.float32:  # HDF5 turns float16 into it on the way
+            with contextlib.suppress(FileNotFoundError):  # compact has just removed it: HDF5 still has it open
+                self._offsets = chunk_offsets(path, dataset)
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> bool:
         """Read n rows.

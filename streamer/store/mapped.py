@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 __all__ = ["MappedRows", "chunk_offsets"]
 
 _PAGE_BYTES = 4096
+_DTYPES = (np.float32, np.float16)
 
 
 class MappedRows:
@@ -32,27 +34,35 @@ class MappedRows:
     chunk_rows : int
     shape : tuple of int
         Of the dataset: (rows, ...).
+    dtype : dtype
+        Of the dataset: float32 or float16.
     """
 
-    def __init__(self, path: Path, offsets: NDArray[np.int64], chunk_rows: int, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, path: Path, offsets: NDArray[np.int64], chunk_rows: int, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.file_bytes = len(self._map)
         self._shape = shape
         self._row_floats = int(np.prod(shape[1:]))
         self._chunk_rows = chunk_rows
-        self._starts = offsets // 4
-        floats = np.frombuffer(self._map, np.float32, len(self._map) // 4)
+        self._row_bytes = dtype.itemsize * self._row_floats
+        self._starts = offsets // dtype.itemsize
+        floats = np.frombuffer(self._map, dtype, len(self._map) // dtype.itemsize)
         # Row i of this view begins at float i of the file: one fancy index then copies any rows there are.
         self._windows = np.lib.stride_tricks.as_strided(
-            floats, (max(0, len(floats) - self._row_floats + 1), self._row_floats), (4, 4), writeable=False
+            floats,
+            (max(0, len(floats) - self._row_floats + 1), self._row_floats),
+            (dtype.itemsize, dtype.itemsize),
+            writeable=False,
         )
 
     @classmethod
     def of(cls, path: Path, dataset: h5py.Dataset) -> MappedRows | None:
         """Map a dataset, if its rows lie in the file as they are: not compressed, and in this machine's byte order."""
         offsets = chunk_offsets(path, dataset)
-        return None if offsets is None else cls(path, offsets, dataset.chunks[0], dataset.shape)
+        return None if offsets is None else cls(path, offsets, dataset.chunks[0], dataset.shape, dataset.dtype)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Rows by their numbers: shape (n, ...), float32.
@@ -65,12 +75,13 @@ class MappedRows:
         if len(rows) and (rows.min() < 0 or rows.max() >= self._shape[0]):
             raise IndexError(f"row {rows.max()} of {self._shape[0]}")
         starts = self._starts[rows // self._chunk_rows] + (rows % self._chunk_rows) * self._row_floats
-        found: NDArray[np.float32] = self._windows[starts].reshape(len(rows), *self._shape[1:])
+        stored = self._windows[starts].reshape(len(rows), *self._shape[1:])
+        found: NDArray[np.float32] = stored.astype(np.float32, copy=False)
         return found
 
     def pages_bytes(self, rows: int) -> int:
         """What reading so many rows, wherever they are, maps at the most."""
-        return rows * (4 * self._row_floats + _PAGE_BYTES)
+        return rows * (self._row_bytes + _PAGE_BYTES)
 
     def expect(self, *, random: bool) -> None:
         """Say whether single rows far apart will be read; if not, the system maps what is around one along with it."""
@@ -97,13 +108,13 @@ def chunk_offsets(path: Path, dataset: h5py.Dataset) -> NDArray[np.int64] | None
     Returns
     -------
     ndarray of shape (chunks,), int64, or None
-        Bytes; each a multiple of 4. None where the rows are compressed, or not in this machine's byte order.
+        Bytes; each a multiple of a number's size. None where the rows are compressed, or neither float32 nor float16
+        in this machine's byte order.
     """
-    chunks, plain = (
-        dataset.chunks,
-        dataset.compression is None and not dataset.shuffle and dataset.scaleoffset is None,
-    )
-    if not plain or dataset.dtype != np.float32 or sys.byteorder != "little" or not dataset.size:
+    chunks, made = dataset.chunks, dataset.id.get_create_plist()
+    filters = {made.get_filter(number)[0] for number in range(made.get_nfilters())}
+    plain = filters <= {h5py.h5z.FILTER_FLETCHER32}
+    if not plain or dataset.dtype not in _DTYPES or sys.byteorder != "little" or not dataset.size:
         return None
     if chunks is None or chunks[1:] != dataset.shape[1:]:
         return None
@@ -115,8 +126,9 @@ def chunk_offsets(path: Path, dataset: h5py.Dataset) -> NDArray[np.int64] | None
         sizes.add((chunk.size, chunk.filter_mask))
 
     dataset.id.chunk_iter(note)
-    expected = (4 * int(np.prod(chunks)) + 4 * bool(dataset.fletcher32), 0)
-    if sizes != {expected} or (offsets % 4).any() or offsets.min() < 0:
+    itemsize = dataset.dtype.itemsize
+    expected = (itemsize * int(np.prod(chunks)) + 4 * bool(dataset.fletcher32), 0)
+    if sizes != {expected} or (offsets % itemsize).any() or offsets.min() < 0:
         return None
     if offsets.max() + expected[0] > path.stat().st_size:
         return None  # HDF5 will say what is wrong

@@ -39,7 +39,7 @@ class PlainFile:
         self._features = {}
         for name in outputs:
             shape = spec.outputs[name]
-            chunks = (chunk_rows(shape), *shape)
+            chunks = (chunk_rows(shape, "float32"), *shape)
             self._features[name] = features.create_dataset(
                 name, (0, *shape), np.float32, maxshape=(None, *shape), chunks=chunks
             )

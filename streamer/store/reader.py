@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.errors import StoreCorruptError, StoreFormatError
+from streamer.errors import CompressionUnavailableError, StoreCorruptError, StoreFormatError
 from streamer.residency import MAPS
+from streamer.store.compression import require_compression
 from streamer.store.direct import DirectRows, read_blocks
 from streamer.store.mapped import MappedRows
 from streamer.store.shard import shard_path
-from streamer.store.spec import FORMAT
+from streamer.store.spec import FORMAT, FeatureSpec
 
 __all__ = ["ShardMissingError", "ShardReader"]
 
@@ -29,6 +30,8 @@ _OPEN_FILES = 64
 _MAPPED_FILES = 1024
 # Reading a row that nobody wants, between two that are wanted, costs less than another read.
 _SKIPPED_ROWS = 4
+# Of float16 rows that are on their way to float32.
+_ROUNDED_BYTES = 2**20
 
 
 class ShardMissingError(StoreCorruptError):
@@ -42,16 +45,14 @@ class ShardReader:
     ----------
     folder : Path
         ``features/`` of a store.
-    fingerprint : str
-        What every shard must carry.
-    outputs : mapping of str to tuple of int
-        Shape of one image's feature, by output name.
+    spec : FeatureSpec
+        What every shard must hold.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, outputs: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, spec: FeatureSpec) -> None:
         self._folder = folder
-        self._fingerprint = fingerprint
-        self._outputs = outputs
+        self._spec = spec
+        self._outputs = spec.outputs
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
         self._mapped: OrderedDict[tuple[int, str], MappedRows | None] = OrderedDict()
         self._leave: Callable[[], None] | None = None
@@ -76,6 +77,8 @@ class ShardReader:
         ------
         StoreCorruptError
             If a shard is missing, damaged, or not of this store.
+        CompressionUnavailableError
+            If a shard is compressed by a package that is not installed.
         """
         found = np.empty((len(rows), *self._outputs[output]), dtype=np.float32)
         for shard in np.unique(shards):
@@ -137,10 +140,9 @@ class ShardReader:
             If its datasets are not of one length.
         """
         file = self._file(shard)
-        others = ("key", "label", *(f"features/{name}" for name in self._outputs))
         with _h5_errors(shard_path(self._folder, shard)):
             digests = file["content"][:]
-            lengths = {name: len(file[name]) for name in others}
+            lengths = {name: len(file[name]) for name in self._columns(file)}
         if set(lengths.values()) != {len(digests)}:
             raise StoreCorruptError(f"{file.filename}: content has {len(digests)} rows, but {lengths}; {_REMEDY}")
         return [digest.tobytes() for digest in digests]
@@ -149,12 +151,28 @@ class ShardReader:
         """Read all of a shard, so that HDF5 checks every checksum; returns its `contents`."""
         file, contents = self._file(shard), self.contents(shard)
         with _h5_errors(shard_path(self._folder, shard)):
-            for name in ("key", "label", *(f"features/{name}" for name in self._outputs)):
+            for name in self._columns(file):
                 dataset = file[name]
                 step = max(1, (dataset.chunks or (1,))[0])
                 for start in range(0, len(dataset), step):
                     _ = dataset[start : start + step]
         return contents
+
+    def copies(self, shard: int) -> list[int]:
+        """Which augmented copy of its image each row of a shard is of; 0 is the image itself."""
+        with _h5_errors(shard_path(self._folder, shard)):
+            file = self._file(shard)
+            return file["copy"][:].tolist() if "copy" in file else [0] * len(file["content"])
+
+    def compression(self, shard: int) -> str:
+        """How the features of a shard are compressed, by its own account."""
+        with _h5_errors(shard_path(self._folder, shard)):
+            return _compression(self._file(shard))
+
+    def _columns(self, file: h5py.File) -> list[str]:
+        """Every dataset with a row for each, but for ``content``."""
+        copy = ["copy"] if "copy" in file else []
+        return ["key", "label", *copy, *(f"features/{name}" for name in self._outputs)]
 
     def engine(self, shard: int) -> str:
         """Name of the engine that made a shard."""
@@ -181,7 +199,7 @@ class ShardReader:
             if rows[0] < 0 or rows[-1] >= len(dataset):
                 raise IndexError(f"row {rows[-1]} of {len(dataset)}")
             if len(rows) > 1:
-                dataset.read_direct(out, np.s_[rows[0] : rows[-1] + 1], np.s_[places[0] : places[-1] + 1])
+                _read_run(dataset, int(rows[0]), out[places[0] : places[-1] + 1])
                 return
         mapped = self._map(shard, output)
         if mapped is not None:
@@ -240,7 +258,7 @@ class ShardReader:
             raise StoreCorruptError(f"{path}: the shard does not open ({error}); {_REMEDY}") from error
         try:
             with _h5_errors(path):
-                _check(file, path, self._fingerprint, self._outputs)
+                _check(file, path, self._spec)
         except BaseException:
             file.close()
             raise
@@ -252,21 +270,26 @@ def _h5_errors(path: Path) -> Iterator[None]:
     """Damaged bytes make HDF5 raise whatever it likes."""
     try:
         yield
-    except StoreCorruptError:
+    except (StoreCorruptError, CompressionUnavailableError):
         raise
     except Exception as error:
         raise StoreCorruptError(f"{path}: damaged ({type(error).__name__}: {error}); {_REMEDY}") from error
 
 
-def _check(file: h5py.File, path: Path, fingerprint: str, outputs: Mapping[str, tuple[int, ...]]) -> None:
+def _compression(file: h5py.File) -> str:
+    return str(file.attrs.get("compression", "none"))
+
+
+def _check(file: h5py.File, path: Path, spec: FeatureSpec) -> None:
     found: Any = file.attrs.get("format")
     if found is None or int(found) > FORMAT:
         raise StoreFormatError(f"{path}: format {found}; this release reads up to {FORMAT}: upgrade streamer")
-    if file.attrs.get("fingerprint") != fingerprint:
+    if file.attrs.get("fingerprint") != spec.fingerprint:
         raise StoreCorruptError(
             f"{path}: holds features of another fingerprint; it does not belong to this store; {_REMEDY}"
         )
-    for name in ("features", "key", "label", "content", *(f"features/{output}" for output in outputs)):
+    copy = ("copy",) if file.id.links.exists(b"copy") else ()  # shards have it since there is augmentation
+    for name in ("features", "key", "label", "content", *copy, *(f"features/{output}" for output in spec.outputs)):
         # A link out of the file would let a shard from elsewhere read any file of this machine.
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise StoreCorruptError(f"{path}: /{name} is missing or a link; it is not a shard of this store; {_REMEDY}")
@@ -275,12 +298,25 @@ def _check(file: h5py.File, path: Path, fingerprint: str, outputs: Mapping[str, 
             raise StoreCorruptError(
                 f"{path}: /{name} keeps its data in another file; it is not a shard of this store; {_REMEDY}"
             )
-    for output, shape in outputs.items():
+    for output, shape in spec.outputs.items():
         dataset = file["features"][output]
-        if dataset.shape[1:] != tuple(shape) or dataset.dtype != np.float32:
+        if dataset.shape[1:] != tuple(shape) or dataset.dtype != spec.dtype:
             raise StoreCorruptError(
-                f"{path}: /features/{output} is {dataset.dtype} {dataset.shape}, not float32 {shape}; {_REMEDY}"
+                f"{path}: /features/{output} is {dataset.dtype} {dataset.shape}, not {spec.dtype} {shape}; {_REMEDY}"
             )
+    require_compression(_compression(file), path)
+
+
+def _read_run(dataset: h5py.Dataset, first: int, out: NDArray[np.float32]) -> None:
+    """Put the rows from `first` on into `out`."""
+    if dataset.dtype == out.dtype:
+        dataset.read_direct(out, np.s_[first : first + len(out)])
+        return
+    # NumPy makes float32 of float16 ten times as fast as HDF5.
+    step = max(1, _ROUNDED_BYTES // max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:]))))
+    for low in range(0, len(out), step):
+        part = out[low : low + step]
+        part[:] = dataset[first + low : first + low + len(part)]
 
 
 def _is_run(numbers: NDArray[Any]) -> bool:

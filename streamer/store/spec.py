@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
+
+from streamer.records import Augmentation
 
 __all__ = ["FORMAT", "FeatureSpec"]
 
@@ -14,6 +18,10 @@ FORMAT = 1
 """Version of the store's layout on disk. A store of a higher format is refused."""
 
 _IMPORTED = "imported"
+
+
+# What settings were before they could be chosen.
+_USUAL = {"dtype": "float32", "augment": None}
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,10 @@ class FeatureSpec:
         Of the weights: mixed differs from full by more than engines may.
     outputs : mapping of str to tuple of int
         Shape of one image's feature, by output name; the first is the one indexed.
+    dtype : {"float32", "float16"}
+        What values are rounded to when they are stored. Readers hand out float32 either way.
+    augmentation : Augmentation or None
+        Of the rows that are stored for each image beside its own.
     """
 
     backbone: str
@@ -47,6 +59,8 @@ class FeatureSpec:
     decoding: str
     precision: str
     outputs: Mapping[str, tuple[int, ...]]
+    dtype: str = "float32"
+    augmentation: Augmentation | None = None
 
     @classmethod
     def of_imported(cls, name: str, shape: tuple[int, ...]) -> FeatureSpec:
@@ -72,8 +86,37 @@ class FeatureSpec:
         """Name of the output that is reduced and indexed."""
         return next(iter(self.outputs))
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of one stored row of all outputs, uncompressed."""
+        return np.dtype(self.dtype).itemsize * sum(int(np.prod(shape)) for shape in self.outputs.values())
+
+    def rounding(self) -> dict[str, float] | None:
+        """How far a stored value may be from what the network gave; None where it is what the network gave.
+
+        Rounded to float16's 11 significant bits, a value is off by ``relative`` of itself at most; below 2**-14, where
+        it has fewer, by ``absolute``.
+        """
+        return {"relative": 2.0**-11, "absolute": 2.0**-25} if self.dtype == "float16" else None
+
+    @property
+    def copies(self) -> int:
+        """Augmented rows of each image."""
+        return self.augmentation.copies if self.augmentation else 0
+
+    def of_queries(self) -> FeatureSpec:
+        """What the features of a query are: the network's, as they come, of the image itself."""
+        return replace(self, dtype="float32", augmentation=None)
+
     def identity(self) -> dict[str, Any]:
-        """The part that the fingerprint covers."""
+        """The part that the fingerprint covers. What is as it always was is left out: old stores keep theirs."""
+        identity = self._settings()
+        for name, usual in _USUAL.items():
+            if identity[name] == usual:
+                del identity[name]
+        return identity
+
+    def _settings(self) -> dict[str, Any]:
         return {
             "backbone": self.backbone,
             "weights_sha256": self.weights_sha256,
@@ -81,6 +124,8 @@ class FeatureSpec:
             "decoding": self.decoding,
             "precision": self.precision,
             "outputs": {name: list(shape) for name, shape in self.outputs.items()},
+            "dtype": self.dtype,
+            "augment": asdict(self.augmentation) if self.augmentation else None,
         }
 
     @property
@@ -91,7 +136,7 @@ class FeatureSpec:
 
     def differences(self, other: FeatureSpec) -> list[str]:
         """What sets two specs apart, in words: ``"input_size is [224, 224] here and [96, 96] there"``."""
-        mine, theirs = self.identity(), other.identity()
+        mine, theirs = self._settings(), other._settings()
         # As JSON: the order of the outputs counts, which two dicts do not compare.
         return [
             f"{name} is {mine[name]} here and {theirs[name]} there"
@@ -109,4 +154,6 @@ class FeatureSpec:
         data = json.loads(text)
         data["input_size"] = tuple(data["input_size"])
         data["outputs"] = {name: tuple(shape) for name, shape in data["outputs"].items()}
+        if data.get("augmentation"):
+            data["augmentation"] = Augmentation(**data["augmentation"])
         return cls(**data)

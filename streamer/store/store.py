@@ -55,7 +55,7 @@ class Store:
             raise StoreMissingError(f"{self.path}: no store here; make one with 'streamer run CONFIG'")
         self.catalog = Catalog(self.path / "catalog.sqlite")
         self.spec = self.catalog.spec
-        self._reader = ShardReader(self.path / "features", self.spec.fingerprint, self.spec.outputs)
+        self._reader = ShardReader(self.path / "features", self.spec)
         self._reading = threading.RLock()  # datasets read from threads
 
     def __enter__(self) -> Store:
@@ -77,13 +77,17 @@ class Store:
 
     def info(self) -> dict[str, Any]:
         """What the store holds, as ``streamer info --json`` prints it (without the index)."""
+        dtype, compressions = self.spec.dtype, {sealed.compression for sealed in self.catalog.sealed().values()}
         return {
             "format": FORMAT,
             "images": len(self),
             "failed": self.catalog.count("failures"),
+            "augmented": self.catalog.augmented_count(),
             "shards": self.catalog.count("shards"),
             "bytes": sum(n_bytes for _, _, n_bytes in self.catalog.shards()),
-            "outputs": {name: {"shape": list(shape), "dtype": "float32"} for name, shape in self.spec.outputs.items()},
+            "outputs": {name: {"shape": list(shape), "dtype": dtype} for name, shape in self.spec.outputs.items()},
+            "compression": "+".join(sorted(compressions)) or "none",
+            "rounding": self.spec.rounding(),
             "backbone": self.spec.backbone,
             "weights": self.spec.weights,
             "fingerprint": self.spec.fingerprint,
@@ -116,8 +120,12 @@ class Store:
         return [number for number, *_ in self.catalog.shards()]
 
     def rows(self, output: str, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Features at these places, flattened: shape (n, d), float32. See `ShardReader.rows`."""
+        """Features at these places, flattened: shape (n, d), float32, whatever they are stored as."""
         return self._reader.rows(output, shards, rows).reshape(len(rows), self.feature_length(output))
+
+    def augmented_places(self) -> Iterator[tuple[bytes, int, int, int]]:
+        """``(content, copy, shard, row)`` of every live augmented row; see `Catalog.augmented_places`."""
+        return self.catalog.augmented_places()
 
     def feature_length(self, output: str) -> int:
         """Length d of one image's feature when flattened."""

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from streamer.errors import FingerprintMismatchError, StoreCorruptError, StoreWriteError
 from streamer.files import PARTIAL, fsync_folder, published
 from streamer.records import FeatureBatch, ImageRef, Rejected
 from streamer.store.catalog import Catalog
 from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes
+from streamer.store.compression import require_compression
 from streamer.store.shard import ShardWriter, shard_path
 from streamer.store.spec import FeatureSpec
 from streamer.store.view import write_view
@@ -28,6 +31,10 @@ _LOG = logging.getLogger(__name__)
 
 # Bounds the names and digests that wait in memory for their commit: about 400 bytes each.
 _MAX_PENDING = 65_536
+# Measured by scripts/bench_storage.py, 90 % zeros.
+_LEAST_SHARE = 0.15
+# From here on values are rounded to infinity.
+_FLOAT16_OVERFLOW = 65_520
 
 
 class StoreWriter:
@@ -43,6 +50,8 @@ class StoreWriter:
         What the features are. A store that exists must agree.
     engine : str
         Name of the engine, recorded in each shard.
+    compression : {"none", "gzip", "lzf", "blosc"}
+        Of the shards that are written. Those that are there may be compressed otherwise.
     commit_seconds, commit_bytes : float, int
         A shard is sealed and committed when it is this old or this large, whichever comes first.
     limits : str
@@ -61,6 +70,8 @@ class StoreWriter:
         If the folder is not a store, or its catalog is damaged.
     StoreWriteError
         Here and by each method that writes: the disk is full, or fails. What was committed before is safe.
+    CompressionUnavailableError
+        If the package for the compression is not installed.
     """
 
     def __init__(
@@ -70,11 +81,14 @@ class StoreWriter:
         *,
         engine: str,
         limits: str,
+        compression: str = "none",
         commit_seconds: float = 60.0,
         commit_bytes: int = 256 * 2**20,
     ) -> None:
+        require_compression(compression, f"{path}: storage.compression")
         self.path = Path(path)
         self.spec = spec
+        self._compression = compression
         self.counts: Counter[str] = Counter()
         self._engine = engine
         self._limits = limits
@@ -85,6 +99,8 @@ class StoreWriter:
         self._shard_number = 0
         self._began: float | None = None
         self._contents: list[bytes] = []
+        self._copies: list[int] = []
+        self._spoilt: dict[bytes, str] = {}
         self._uncommitted: set[bytes] = set()
         self._placed: list[tuple[ImageRef, bytes]] = []
         self._rejected: list[Rejected] = []
@@ -147,7 +163,12 @@ class StoreWriter:
                 self.catalog.forget_ids(self._changes.missing())
 
     def append(self, batch: FeatureBatch) -> None:
-        """Take the features of a batch; commit when that is due."""
+        """Take the features of a batch; commit when that is due.
+
+        An image of which a value is too large for the store's dtype is refused, and so are its augmented copies.
+        """
+        if self.spec.dtype == "float16":
+            batch = batch.without(_overflows(batch), self._spoilt)
         if self._began is None:
             self._began = time.monotonic()
         self._rejected.extend(batch.rejected)
@@ -157,11 +178,12 @@ class StoreWriter:
                 if self._shard is None:
                     self._shard_number = self.catalog.next_shard()
                     target = shard_path(self._features, self._shard_number)
-                    self._shard = ShardWriter(target, self.spec, self._engine)
-                self._shard.append(keys, labels, batch.contents, batch.features)
+                    self._shard = ShardWriter(target, self.spec, self._engine, self._compression)
+                self._shard.append(keys, labels, batch.contents, batch.copy_numbers, batch.features)
             self._contents.extend(batch.contents)
-            self._uncommitted.update(batch.contents)
-            self._placed.extend(zip(batch.refs, batch.contents, strict=True))
+            self._copies.extend(batch.copy_numbers)
+            self._uncommitted.update(content for _, content in batch.originals)
+            self._placed.extend(batch.originals)
         for each in batch.known:
             if self.knows(each.content):
                 self._placed.append((each.ref, each.content))
@@ -174,13 +196,13 @@ class StoreWriter:
         assert self._began is not None
         return (
             (self._shard is not None and self._shard.feature_bytes >= self._commit_bytes)
-            or len(self._placed) + len(self._rejected) >= _MAX_PENDING
+            or max(len(self._placed), len(self._contents)) + len(self._rejected) >= _MAX_PENDING
             or time.monotonic() - self._began >= self._commit_seconds
         )
 
     def commit(self) -> None:
         """Seal the shard, then make its rows, what moved and the failures met on the way real in one transaction."""
-        if not self._placed and not self._rejected:
+        if not self._placed and not self._contents and not self._rejected:
             return
         claim = self._changes.claim if self._changes is not None else lambda content: None
         counts: Counter[str] = Counter(failed=len(self._rejected))
@@ -188,7 +210,7 @@ class StoreWriter:
             sealed = self._shard.seal() if self._shard is not None else None
         with self.catalog.transaction():
             if sealed is not None:
-                self.catalog.add_shard(self._shard_number, sealed, self._engine, self._contents)
+                self.catalog.add_shard(self._shard_number, sealed, self._engine, self._contents, self._copies)
             counts.update(self.catalog.place(ref, content, claim) for ref, content in self._placed)
             self.catalog.forget_failures((ref.path,) for ref, _ in self._placed)
             # An image that can no longer be read has no features: those of its old content are not its own.
@@ -197,7 +219,7 @@ class StoreWriter:
         self.counts += counts
         self._shard = None
         self._began = None
-        self._contents, self._placed, self._rejected = [], [], []
+        self._contents, self._copies, self._placed, self._rejected = [], [], [], []
         self._uncommitted.clear()
 
     def _refuse_other_features(self) -> None:
@@ -210,9 +232,35 @@ class StoreWriter:
         if self.spec != self.catalog.spec:  # the same weights, from another place
             self.catalog.set_spec(self.spec)
 
+    def compressed_share(self) -> float:
+        """What part of their uncompressed size features take on disk, by the newest shard that is compressed so.
+
+        Before there is one, the least that maps after a ReLU were seen to take: a disk that is found too small later
+        costs nothing that was committed, and a run that is refused for nothing has no way round.
+        """
+        if self._compression == "none":
+            return 1.0
+        alike = [each for each in self.catalog.sealed().values() if each.rows and each.compression == self._compression]
+        return min(1.0, alike[-1].n_bytes / (alike[-1].rows * self.spec.row_bytes)) if alike else _LEAST_SHARE
+
     def publish_view(self) -> None:
         """Write ``features.h5`` anew, if images or shards have changed since it was written."""
         publish_view(self.path, self.catalog)
+
+
+def _overflows(batch: FeatureBatch) -> dict[int, str]:
+    """Rows with values that float16 would take for infinite, and why that is so."""
+    found: dict[int, str] = {}
+    for name, values in batch.features.items():
+        flat = values.reshape(len(values), -1)
+        peaks = np.maximum(flat.max(axis=1, initial=0), -flat.min(axis=1, initial=0))
+        for row, peak in enumerate(peaks.tolist()):
+            if peak >= _FLOAT16_OVERFLOW:
+                found[row] = (
+                    f"{name}: a feature of {peak:.6g} is more than float16 can hold (65504); give the config another "
+                    "'store:' and storage.dtype: float32"
+                )
+    return found
 
 
 @contextlib.contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ import numpy as np
 from streamer.errors import StoreMissingError
 from streamer.index import current_generation
 from streamer.indexing import IndexBuilder, IndexSettings
-from streamer.records import ImageRef, Known, Rejected
+from streamer.records import Augmentation, FeatureBatch, ImageRef, Known, Rejected
 from streamer.retrieval import nearest_exact
 from streamer.searcher import Searcher
-from streamer.store import Store, StoreLock, StoreWriter, find_changes
+from streamer.store import FeatureSpec, Store, StoreLock, StoreWriter, find_changes
 from streamer.upkeep import check, compact
 from tests.conftest import content, feature_batch, ref, spec
 
@@ -25,15 +26,16 @@ LENGTH = 8
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a store says: features and label by key, failures, and hits of a few queries."""
+    """All that a store says: features by key, failures, hits of a few queries, and copies by content."""
 
     rows: dict[str, bytes]
     failures: list[str]
     hits: list[list[tuple[str, float]]]
+    copies: dict[tuple[bytes, int], bytes]
 
 
-def features(key: str, version: int = 1) -> np.ndarray:
-    return np.random.default_rng([*key.encode(), version]).normal(size=(1, LENGTH)).astype(np.float32)
+def features(key: str, version: int = 1, copy: int = 0) -> np.ndarray:
+    return np.random.default_rng([*key.encode(), version, copy]).normal(size=(1, LENGTH)).astype(np.float32)
 
 
 def contents(path: Path) -> Contents:
@@ -43,26 +45,46 @@ def contents(path: Path) -> Contents:
         for ids, block in store.blocks("fc2", 3):
             entries = store.entries(ids.tolist())
             rows |= {entries[number].key: row.tobytes() for number, row in zip(ids.tolist(), block, strict=True)}
+        places = list(store.augmented_places())
+        copies = {
+            (content, copy): store.rows("fc2", np.array([shard]), np.array([row])).tobytes()
+            for content, copy, shard, row in places
+        }
         failures = [each.key for each in store.failures()]
         exact = [[(each.entry.key, each.score) for each in found] for found in nearest_exact(store, queries, 5)]
     with Searcher(path) as searcher:
         hits = [[(hit.key, hit.score) for hit in hits] for hits in searcher.nearest(list(queries), 5)]
     assert hits == exact  # small enough for the index to find them all
-    return Contents(rows, failures, hits)
+    return Contents(rows, failures, hits, copies)
 
 
 # -- a night --------------------------------------------------------------------------------------------------------
 
 
-def night(path: Path, listing: dict[str, int]) -> None:
-    """Bring a store up to date with ``{key: version}``; a new version 0 cannot be read. Commits after every second."""
+PLAIN = spec(LENGTH)
+AUGMENTED = replace(PLAIN, augmentation=Augmentation(2, True, 0.1, 0.2, 0, "test-1"))
+
+
+def night(path: Path, listing: dict[str, int], made: FeatureSpec = PLAIN) -> None:
+    """Bring a store up to date with ``{key: version}``; a new version 0 cannot be read. Commits after every second.
+
+    A store that is there stays one of its kind. Augmented ones are compressed, and copies are committed before their
+    image.
+    """
     images = [ref(key, mtime_ns=1 + version) for key, version in sorted(listing.items())]
-    with StoreLock(path), StoreWriter(path, spec(LENGTH), engine="t", limits="l") as writer:
+    with contextlib.suppress(StoreMissingError), Store(path) as store:
+        made = store.spec
+    compression = "gzip" if made.copies else "none"
+    with StoreLock(path), StoreWriter(path, made, engine="t", limits="l", compression=compression) as writer:
         number = writer.catalog.begin_run("run", os.getpid())
         changes = find_changes(images, writer.catalog, "l")
         writer.apply(changes)
         for count, image in enumerate(changes.pending()):
-            writer.append(_extracted(writer, image, listing[image.key]))
+            extracted = _extracted(writer, image, listing[image.key])
+            if made.copies and extracted.refs:
+                writer.append(_copies(extracted, listing[image.key], made.copies))
+                writer.commit()
+            writer.append(extracted)
             if count % 2:
                 writer.commit()
         writer.finish()
@@ -82,6 +104,13 @@ def _extracted(writer: StoreWriter, image: ImageRef, version: int):  # type: ign
     if writer.knows(digest):
         return type(nothing)((), (), nothing.features, (), (Known(image, digest),))
     return type(nothing)((image,), (digest,), {"fc2": row})
+
+
+def _copies(extracted: FeatureBatch, version: int, count: int) -> FeatureBatch:
+    numbers = tuple(range(1, count + 1))
+    key = extracted.refs[0].key
+    rows = np.concatenate([features(key.partition("=")[2] or key, version, copy) for copy in numbers])
+    return FeatureBatch(extracted.refs * count, extracted.contents * count, {"fc2": rows}, copies=numbers)
 
 
 def index(path: Path, kind: str) -> None:
@@ -147,6 +176,15 @@ def _damaged_catalog(path: Path) -> None:
     catalog.write_bytes(catalog.read_bytes()[: catalog.stat().st_size // 2])
 
 
+def _augmented(path: Path) -> None:
+    night(path, FIRST, AUGMENTED)
+
+
+def _night_and_compact(path: Path) -> None:
+    night(path, {**FIRST, "5.jpg": 2})  # one night with little to do: each change to the disk is tried
+    compact(path)
+
+
 def _repair(path: Path) -> None:
     check(path, repair=True)
 
@@ -155,6 +193,7 @@ OPERATIONS = {
     "first night": Operation(_nothing, lambda path: night(path, FIRST)),
     "second night": Operation(lambda path: night(path, FIRST), lambda path: night(path, SECOND)),
     "compact": Operation(_fragmented, lambda path: compact(path) and None),
+    "augment, and compact": Operation(_augmented, _night_and_compact),
     "rebuild": Operation(_fragmented, lambda path: index(path, "annoy")),
     "rebuild an inverted file": Operation(_fragmented, lambda path: index(path, "ivf")),
     "repair a shard": Operation(_damaged_shard, _repair, sound_between=False),
@@ -170,6 +209,8 @@ def verify_between(path: Path, operation: Operation, right: dict[str, set[bytes]
             assert not report.faults, report.faults
             found = contents(path)
             assert all(row in right[key] for key, row in found.rows.items())
+            with Store(path) as store:  # an image that is there has all its copies
+                assert len(found.copies) == store.spec.copies * len(set(found.rows.values()))
     except StoreMissingError:
         assert operation.prepare is _nothing, "the store is gone"
 

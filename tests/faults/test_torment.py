@@ -28,7 +28,7 @@ def test_nothing_committed_is_lost_and_the_next_run_ends_the_same(kind: str, tmp
     done = subprocess.run(command, cwd=ROOT, env=shim.environment(library), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(outcomes) == 7
+    assert len(outcomes) == 8
     for outcome in outcomes:
         # Each has this many changes at least, and most of them stopped the work: the faults were real ones.
         assert outcome["changes"] > 40 and outcome["refused"] >= 0.5 * outcome["tried"], outcome
