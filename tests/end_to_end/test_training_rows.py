@@ -25,9 +25,9 @@ AUGMENT = ("augment.copies=3", "storage.compression=gzip", "backbone.outputs=[{l
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """18 pictures. Do not write to it."""
+    """9 pictures. Do not write to it."""
     folder = tmp_path_factory.mktemp("few")
-    draw_pictures(folder, classes=3, per_class=6, side=64, seed=4)
+    draw_pictures(folder, classes=3, per_class=3, side=64, seed=4)
     return folder
 
 
@@ -47,17 +47,17 @@ def test_augmented_rows_are_there_and_the_photos_own_are_what_they_were(
     run(plain, ["extract"])
     augmented = make_config(few, *AUGMENT)
     report = run(augmented)
-    assert (report.images["added"], report.images["failed"]) == (18, 0)
+    assert (report.images["added"], report.images["failed"]) == (9, 0)
     assert features_by_key(augmented.store) == features_by_key(plain.store)
     copies = copies_of(augmented.store)
     with Store(augmented.store) as store:
-        assert store.info()["augmented"] == len(copies) == 3 * 18
+        assert store.info()["augmented"] == len(copies) == 3 * 9
         contents = {content for *_, content in store.catalog.known()}
     assert set(copies) == {(content, copy) for content in contents for copy in (1, 2, 3)}
-    assert len(set(copies.values()) | set(features_by_key(augmented.store).values())) == 4 * 18
+    assert len(set(copies.values()) | set(features_by_key(augmented.store).values())) == 4 * 9
     with Searcher(augmented.store) as searcher:  # which sees the photos themselves only
-        (found,) = searcher.search([sorted(few.rglob("*.jpg"))[5]], k=18)
-    assert found.hits[0].score == 1 and len({hit.key for hit in found.hits}) == 18
+        (found,) = searcher.search([sorted(few.rglob("*.jpg"))[4]], k=9)
+    assert found.hits[0].score == 1 and len({hit.key for hit in found.hits}) == 9
 
 
 def test_copies_do_not_hang_on_threads_or_batches_or_order(make_config: Make, few: Path, tmp_path: Path) -> None:
@@ -77,35 +77,32 @@ def test_copies_do_not_hang_on_threads_or_batches_or_order(make_config: Make, fe
     for key, row in stores[0].items():  # at another place in a batch an engine may round otherwise
         expected = np.frombuffer(row, np.float32)
         np.testing.assert_allclose(np.frombuffer(stores[2][key], np.float32), expected, rtol=1e-4, atol=1e-5)
-    other = make_config(few, *AUGMENT, "augment.seed=1", f"store={tmp_path / 'other.store'}")
-    run(other, ["extract"])
-    assert not set(copies_of(other.store).values()) & set(stores[0].values())
 
 
-@pytest.mark.parametrize("moment", [1, 3])
-def test_a_killed_run_goes_on_to_the_same_rows(make_config: Make, few: Path, tmp_path: Path, moment: int) -> None:
-    whole = make_config(few, *AUGMENT)
+def test_a_killed_run_goes_on_to_the_same_rows(make_config: Make, few: Path, tmp_path: Path) -> None:
+    augment = ("augment.copies=7", *AUGMENT[1:])
+    whole = make_config(few, *augment)
     run(whole, ["extract"])
     store = tmp_path / "killed.store"
-    overrides = (*AUGMENT, f"store={store}", "run.commit_seconds=0.001")
+    overrides = (*augment, f"store={store}", "run.commit_seconds=0.001")
     sets = [part for override in overrides for part in ("--set", override)]
     command = [sys.executable, "-m", "streamer", "extract", str(tmp_path / "config.yaml"), "--quiet", *sets]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for_files(process, store / "features", moment)
+        wait_for_files(process, store / "features", 1)
     finally:
         process.kill()
         process.wait()
     before = features_by_key(store)
     with Store(store) as opened:
-        assert opened.info()["augmented"] == 3 * len(before)  # a photo that is there has all its copies
+        assert opened.info()["augmented"] == 7 * len(before)  # a photo that is there has all its copies
     report = run(make_config(few, *overrides), ["extract"])
-    assert report.images["added"] == 18 - len(before) > 0
+    assert report.images["added"] == 9 - len(before) > 0
     assert features_by_key(store) == features_by_key(whole.store)
     assert copies_of(store) == copies_of(whole.store)
     compact(store)
     with Store(store) as opened:
-        assert sum(rows for _, rows, _ in opened.catalog.shards()) == 4 * 18
+        assert sum(rows for _, rows, _ in opened.catalog.shards()) == 8 * 9
     assert copies_of(store) == copies_of(whole.store) and check(store).faults == []
 
 
@@ -120,4 +117,4 @@ def test_float16_is_searched_and_extracted_on(make_config: Make, few: Path, tmp_
     with Searcher(config.store) as searcher:
         (found,) = searcher.search([sorted(few.rglob("*.jpg"))[0]], k=3)
     assert found.hits[0].score == pytest.approx(1, abs=1e-6)
-    assert run(make_config(few, "storage.dtype=float16"), ["extract"]).images["unchanged"] == 18  # and no longer lzf
+    assert run(make_config(few, "storage.dtype=float16"), ["extract"]).images["unchanged"] == 9  # and no longer lzf

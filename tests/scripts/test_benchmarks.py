@@ -126,6 +126,21 @@ def test_bench_reading_runs(tmp_path: Path) -> None:
     assert "epoch / read()" in done.stdout
 
 
+def test_bench_storage_runs(tmp_path: Path) -> None:
+    options = ["--images", "8", "--drawn", "8", "--apart", "5", "--rounds", "1", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "bench_storage.py"), *options], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    tables = json.loads((tmp_path / "bench_storage.json").read_text(encoding="utf-8"))
+    assert [each["layer"] for each in tables] == ["block5_conv3", "block5_pool"] * 2
+    assert tables[2]["shape"] == [14, 14, 512] and tables[2]["zeros"] == pytest.approx(0.85, abs=0.01)
+    share = {(row["dtype"], row["compression"]): row["share"] for row in tables[2]["rows"]}
+    assert share["float32", "none"] == pytest.approx(1, abs=0.05)
+    assert share["float16", "none"] == pytest.approx(0.5, abs=0.05)
+    assert max(share["float32", kind] for kind in ("gzip", "lzf", "blosc")) < 0.4
+
+
 @pytest.mark.slow
 def test_bench_nightly_runs(tmp_path: Path) -> None:
     options = ["--rows", "300", "--nights", "1", "--changes", "9", "4", "3", "2", "--output", str(tmp_path / "a.json")]
