@@ -229,16 +229,36 @@ class Catalog:
             last = int(block[-1, 0])
             yield block[:, 0], block[:, 1], block[:, 2]
 
-    def examples(self, block_size: int) -> Iterator[list[tuple[int, int, int, str, str, bytes]]]:
-        """``(id, shard, row, key, label, content)`` of the live images, by id, so many at a time. See `places`."""
-        query = (
-            "SELECT images.id, shard, row, key, label, content FROM images JOIN features USING (content) "
-            "WHERE images.id > ? ORDER BY images.id LIMIT ?"
-        )
+    def examples(self, block_size: int) -> Iterator[list[tuple[int, int, int, int, str, str, bytes]]]:
+        """``(id, copy, shard, row, key, label, content)`` of the rows of so many live images at a time, by id and copy.
+
+        `copy` is 0 for an image itself, and the number of an augmented copy for others. See `places`.
+        """
+        some = "WITH some AS (SELECT id, key, label, content FROM images WHERE id > ? ORDER BY id LIMIT ?) "
+        query = some + self._with_copies("some", "id, {copy}, shard, row, key, label, content")
         last = 0
         while found := self._db.execute(query, (last, block_size)).fetchall():
             last = found[-1][0]
             yield found
+
+    def locate_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Id, copy, shard and row of all rows of the images with these ids, by id and copy: shape (n, 4), int64."""
+        found: list[tuple[int, int, int, int]] = []
+        for start in range(0, len(ids), 500):
+            part = ids[start : start + 500].tolist()
+            marks = ",".join("?" * len(part))
+            some = f"WITH some AS (SELECT id, content FROM images WHERE id IN ({marks})) "  # noqa: S608
+            found += self._db.execute(some + self._with_copies("some", "id, {copy}, shard, row"), part).fetchall()
+        return np.array(sorted(found), dtype=np.int64).reshape(-1, 4)
+
+    def _with_copies(self, images: str, columns: str) -> str:
+        """A query for the rows of images and for those of their augmented copies, by the first two columns."""
+        numbers = {"features": "0", "augmented": "copy"}
+        parts = [
+            f"SELECT {columns.format(copy=numbers[table])} FROM {images} JOIN {table} USING (content)"  # noqa: S608
+            for table in self._row_tables()
+        ]
+        return " UNION ALL ".join(parts) + " ORDER BY 1, 2"
 
     def augmented_places(self, block_rows: int = 4096) -> Iterator[tuple[bytes, int, int, int]]:
         """``(content, copy, shard, row)`` of every live augmented row, sorted by content and copy.

@@ -23,6 +23,7 @@ __all__ = ["FeatureDataset"]
 
 # A batch may begin in one window and end in the next.
 _WINDOWS = 2
+_MOST_COPIES = 2**10
 # Of an image that is gone: no shard has that number.
 _GONE = 0
 
@@ -57,8 +58,9 @@ class FeatureDataset:
     ----------
     classes : tuple of str
         Names of the classes, sorted; a label is a place in it.
-    ids, labels : ndarray of shape (n,), int64
-        Of each image, in the order of an epoch that is not shuffled.
+    ids, copies, labels : ndarray of shape (n,), int64
+        Of each row, in the order of an epoch that is not shuffled; `copies` is 0 for an image itself, and the number of
+        an augmented copy for others.
     shape : tuple of int
         Of one image's feature.
     epoch : int
@@ -100,6 +102,10 @@ class FeatureDataset:
     @property
     def ids(self) -> NDArray[np.int64]:
         return self._examples.ids
+
+    @property
+    def copies(self) -> NDArray[np.int64]:
+        return self._examples.copies
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -248,9 +254,10 @@ class FeatureDataset:
         """Find where these images are now; whether that is elsewhere."""
         examples = self._examples
         before = np.stack([examples.shards[images], examples.rows[images]])
-        ids, shards, rows = self._catalog.locate(examples.ids[images]).T
-        there = np.isin(examples.ids[images], ids)
-        places = np.searchsorted(ids, examples.ids[images[there]])
+        ids, copies, shards, rows = self._catalog.locate_rows(np.unique(examples.ids[images])).T
+        found, wanted = _one_number(ids, copies), _one_number(examples.ids[images], examples.copies[images])
+        there = np.isin(wanted, found)
+        places = np.searchsorted(found, wanted[there])
         examples.shards[images] = _GONE
         examples.shards[images[there]], examples.rows[images[there]] = shards[places], rows[places]
         return bool((np.stack([examples.shards[images], examples.rows[images]]) != before).any())
@@ -283,6 +290,11 @@ class _Window:
     buffer: NDArray[np.float32]
     places: NDArray[np.int64]
     finite: bool
+
+
+def _one_number(ids: NDArray[np.int64], copies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What tells a row of an image from all others, and sorts as the two do."""
+    return ids * _MOST_COPIES + copies
 
 
 def _finite(rows: NDArray[np.float32]) -> bool:

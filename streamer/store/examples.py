@@ -26,13 +26,15 @@ class LabelLookup(Protocol):
 
 @dataclass(frozen=True)
 class Examples:
-    """n labelled images and the places of their features: 32 bytes each, by id.
+    """n rows of labelled images and their places: 40 bytes each, by id and copy.
 
     Attributes
     ----------
     classes : tuple of str
         Names of all classes of the store, sorted, whichever of them the n images are of.
     ids : ndarray of shape (n,), int64
+    copies : ndarray of shape (n,), int64
+        0 for an image itself, the number of an augmented copy for others.
     shards, rows : ndarray of shape (n,), int64
         Where their features are. Changed in place when `compact` has moved them.
     labels : ndarray of shape (n,), int64
@@ -41,6 +43,7 @@ class Examples:
 
     classes: tuple[str, ...]
     ids: NDArray[np.int64]
+    copies: NDArray[np.int64]
     shards: NDArray[np.int64]
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
@@ -50,7 +53,12 @@ class Examples:
 
 
 def labelled_examples(
-    catalog: Catalog, side: str | None = None, split: Split | None = None, labels: LabelLookup | None = None
+    catalog: Catalog,
+    side: str | None = None,
+    split: Split | None = None,
+    labels: LabelLookup | None = None,
+    *,
+    augmented: bool | None = None,
 ) -> Examples:
     """Look up the labelled images of a store.
 
@@ -63,6 +71,8 @@ def labelled_examples(
         What tells the sides; `Split()` by default.
     labels : LabelLookup, optional
         In the place of the labels in the catalog.
+    augmented : bool, optional
+        Whether the augmented copies of the images are among them; by default for ``"train"`` only.
 
     Returns
     -------
@@ -72,33 +82,38 @@ def labelled_examples(
     Raises
     ------
     ValueError
-        If `side` is none of these.
+        If `side` is none of these, or copies are asked for to validate or test on.
     StreamerError
         If no image has a label.
     """
     if side is not None and side not in SIDES:
         raise ValueError(f"split={side!r} is not one of {', '.join(map(repr, SIDES))}, or None for all")
+    augmented = side == "train" if augmented is None else augmented
+    if augmented and side not in (None, "train"):
+        raise ValueError(
+            f"augmented=True with split={side!r}: copies are to train on; the others are to be real images"
+        )
     split = split or Split()
     names: dict[str, int] = {}
     blocks: list[NDArray[np.int64]] = []
     hashes: list[NDArray[np.uint64]] = []
     for block in catalog.examples(_BLOCK_IMAGES):
         kept, kept_hashes = [], []
-        for number, shard, row, key, label, content in block:
+        for number, copy, shard, row, key, label, content in block:
             name = label if labels is None else labels.get(key, "")
-            if name:
-                kept.append((number, shard, row, names.setdefault(name, len(names))))
+            if name and (augmented or not copy):
+                kept.append((number, copy, shard, row, names.setdefault(name, len(names))))
                 kept_hashes.append(0 if side is None else split.hash(content))
-        blocks.append(np.array(kept, dtype=np.int64).reshape(-1, 4))
+        blocks.append(np.array(kept, dtype=np.int64).reshape(-1, 5))
         hashes.append(np.array(kept_hashes, dtype=np.uint64))
     if not names:
         raise StreamerError(
             f"{catalog.path.parent}: none of its {catalog.count('images')} images has a label. A label is the name of "
             "the image's folder, or comes from a CSV file: set 'labels: FILE.csv' in the config and run again"
         )
-    ids, shards, rows, firsts = np.concatenate(blocks).T.copy()
+    ids, copies, shards, rows, firsts = np.concatenate(blocks).T.copy()
     classes = tuple(sorted(names))
     places = {name: place for place, name in enumerate(classes)}
     classes_of = np.array([places[name] for name in names], dtype=np.int64)[firsts]
     wanted = slice(None) if side is None else split.sides(np.concatenate(hashes), classes_of) == SIDES.index(side)
-    return Examples(classes, ids[wanted], shards[wanted], rows[wanted], classes_of[wanted])
+    return Examples(classes, ids[wanted], copies[wanted], shards[wanted], rows[wanted], classes_of[wanted])

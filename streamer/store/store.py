@@ -177,6 +177,7 @@ class Store:
         seed: int = 0,
         framework: str = "keras",
         sides: Split | None = None,
+        augmented: bool | None = None,
         labels: LabelLookup | None = None,
         buffer_bytes: int | None = None,
     ) -> Any:
@@ -202,6 +203,8 @@ class Store:
             `FeatureDataset`, which is iterated anew for each epoch, or a `tf.data.Dataset`.
         sides : Split, optional
             What tells train, validation and test; `Split()` by default.
+        augmented : bool, optional
+            Whether augmented copies of the images are among the rows; by default with ``split="train"`` only.
         labels : mapping of str to str, optional
             Labels by key in the place of the stored ones, as `streamer.images.read_labels` reads them.
         buffer_bytes : int, optional
@@ -244,7 +247,7 @@ class Store:
             self.catalog,
             self._reader,
             self._reading,
-            labelled_examples(self.catalog, split, sides, labels),
+            labelled_examples(self.catalog, split, sides, labels, augmented=augmented),
             output,
             batch_size=batch_size,
             shuffle=shuffle,

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from streamer.store import Store
+from streamer.store import FeatureDataset, Split, Store
 from streamer.upkeep import check, compact
 from tests.conftest import delete
 from tests.faults.operations import AUGMENTED, FIRST, SECOND, contents, night
@@ -108,3 +108,53 @@ def test_copies_of_a_photo_that_comes_back_are_there_again(path: Path) -> None:
     night(path, SECOND)
     assert contents(path).copies == before
     np.testing.assert_equal(check(path).faults, [])
+
+
+def test_copies_are_trained_on_and_never_measured_by(path: Path) -> None:
+    with Store(path) as store:
+        keys = {key: content for key, *_, content in store.catalog.known()}
+        labels = {key: "ab"[number % 2] for number, key in enumerate(keys)}
+        sides = Split(seed=3, test=0.4, validation=0)
+        names = {entry.id: entry.key for entry in store.entries(store.images()[:, 0].tolist()).values()}
+        held, copies = {}, contents(path).copies
+
+        def rows(split: str | None, **options: bool) -> list[tuple[str, int, bytes]]:
+            dataset = store.dataset(framework="numpy", split=split, sides=sides, labels=labels, batch_size=4, **options)
+            taken = np.concatenate([features for features, _ in dataset])
+            found = np.concatenate([dataset.batch_ids(number) for number in range(len(dataset))])
+            assert len(taken) == len(found) == len(dataset.ids)
+            assert sorted(found.tolist()) == sorted(dataset.ids.tolist())
+            return [
+                (names[number], copy, row.tobytes())
+                for number, copy, row in zip(
+                    dataset.ids.tolist(), dataset.copies.tolist(), store_rows(dataset), strict=True
+                )
+            ]
+
+        def store_rows(dataset: FeatureDataset) -> np.ndarray:
+            examples = dataset._examples
+            return store.rows("fc2", examples.shards, examples.rows)
+
+        for split in ("train", "test"):
+            held[split] = rows(split)
+        assert {key for key, *_ in held["train"]}.isdisjoint(key for key, *_ in held["test"])
+        assert {copy for _, copy, _ in held["test"]} == {0} and {copy for _, copy, _ in held["train"]} == {0, 1, 2}
+        assert {key for split in held.values() for key, *_ in split} == set(keys)
+        assert all(row == copies[keys[key], copy] for key, copy, row in held["train"] if copy)
+        assert all(copy == 0 for _, copy, _ in rows(None) + rows("train", augmented=False))
+        assert len(rows(None, augmented=True)) == 3 * len(keys)
+        with pytest.raises(ValueError, match="copies are to train on"):
+            store.dataset(framework="numpy", split="test", augmented=True, labels=labels)
+
+
+def test_copies_that_compact_moves_while_they_are_read_are_found_again(path: Path) -> None:
+    with Store(path) as store:
+        labels = {key: "a" for key, *_ in store.catalog.known()}
+        dataset = store.dataset(framework="numpy", augmented=True, labels=labels, batch_size=2, buffer_bytes=64)
+        expected = sorted(row.tobytes() for features, _ in dataset for row in features)
+        assert len(expected) == 3 * len(labels)
+        epoch = iter(dataset)
+        found = [next(epoch)[0]]
+        compact(path)
+        found += [features for features, _ in epoch]
+    assert sorted(row.tobytes() for features in found for row in features) == expected
