@@ -38,7 +38,7 @@ def fill(store: Path, config: Path, rows: int) -> None:
             maps = random.normal(size=(BATCH, 64)).astype(np.float32) @ directions
             maps += random.normal(size=maps.shape).astype(np.float32)
             features = {"block5_pool": np.maximum(maps, 0).reshape(BATCH, 7, 7, 512)}
-            writer.append(FeatureBatch(refs, tuple(b"-" * 16 for _ in refs), features))
+            writer.append(FeatureBatch(refs, tuple(ref.key.encode().rjust(16) for ref in refs), features))
 
 
 def main() -> int:
