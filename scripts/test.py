@@ -20,7 +20,8 @@ if __name__ == "__main__":
         "format": [tools / "ruff", "format", "--check", "."],
         "types": [python, "-m", "mypy"],
         "layers": [tools / "lint-imports"],
-        "tests": [python, "-m", "pytest", *sys.argv[1:]],
+        # Two at a time: most tests wait for one process or one core.
+        "tests": [python, "-m", "pytest", "-n", "2", "--dist", "worksteal", *sys.argv[1:]],
     }
     failed = []
     for name, command in steps.items():
