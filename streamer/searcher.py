@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from streamer.engines import products_on
 from streamer.errors import ConfigError, FingerprintMismatchError, IndexMissingError
 from streamer.extraction import Extractor, ExtractSettings, Network
-from streamer.images.sources import FolderSource
+from streamer.images.named import numbered, photos_at
 from streamer.index import Generation, Metric
 from streamer.neighbours import Neighbours
-from streamer.records import Hit, ImageRef
+from streamer.records import Hit
 from streamer.retrieval import to_hits
 from streamer.store import Store
 
@@ -194,7 +194,7 @@ class Searcher:
 
         A few hundred are in memory at a time. Where every image is looked at, they share one pass over the store.
         """
-        paths: Iterator[str] = chain.from_iterable(map(_files, images))
+        paths: Iterator[str] = chain.from_iterable(map(photos_at, images))
         first = list(islice(paths, 2))
         together = self._scanned_together() if self.scans(exact, metric) else _TOGETHER
         if len(first) == 1:
@@ -256,7 +256,7 @@ class Searcher:
     def _query_features(self, paths: Sequence[str], together: int) -> Iterator[tuple[int, Any, str | None]]:
         """``(number of the query, features or None, reason or None)`` for each."""
         output = self.store.spec.indexed
-        refs = (_query_ref(number, path) for number, path in enumerate(paths))
+        refs = (numbered(number, path) for number, path in enumerate(paths))
         for batch in self._network(together).features(refs):
             rows = batch.features.get(output)
             for place, ref in enumerate(batch.refs):
@@ -292,21 +292,3 @@ class Searcher:
                 )
             self._extractor = Extractor(network, settings, max_batch=together)
         return self._extractor
-
-
-def _files(image: str | os.PathLike[str]) -> Iterator[str]:
-    """The photos of a folder, or the path itself; a file that is not there is found out when it is decoded."""
-    if not Path(image).is_dir():
-        yield os.fspath(image)
-        return
-    for each in FolderSource(Path(image)):
-        yield each.path if isinstance(each, ImageRef) else each.ref.path
-
-
-def _query_ref(number: int, path: str) -> ImageRef:
-    """A query travels under its number; a file that is not there is found out when it is decoded."""
-    try:
-        state = Path(path).stat()
-    except (OSError, ValueError):
-        return ImageRef(str(number), path, 0, 0, "")
-    return ImageRef(str(number), path, state.st_size, state.st_mtime_ns, "")

@@ -144,6 +144,10 @@ class FeatureSpec:
             if json.dumps(mine[name]) != json.dumps(theirs[name])
         ]
 
+    def for_output(self, output: str) -> FeatureSpec:
+        """What gives one output and nothing else: what a head that was trained on it depends on."""
+        return replace(self, outputs={output: self.outputs[output]})
+
     def to_json(self) -> str:
         """Everything, as JSON (the order of the outputs is kept)."""
         return json.dumps(asdict(self))

@@ -338,5 +338,5 @@ def beside(database: Path) -> list[Path]:
     return [database.with_name(database.name + suffix) for suffix in ("", "-journal", "-wal", "-shm")]
 
 
-_STORE_NAMES = {"features", "index", "reports", "logs", "lock"}
+_STORE_NAMES = {"features", "heads", "index", "reports", "logs", "lock"}
 _STORE_NAMES |= {path.name for path in beside(Path(f"catalog.sqlite{PARTIAL}"))}
