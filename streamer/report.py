@@ -16,7 +16,16 @@ from streamer.store import Entry, Store
 if TYPE_CHECKING:
     from streamer.images.canvas import Canvas
 
-__all__ = ["Report", "cluster_sheet", "contact_sheet", "grid_sheet", "remove_cluster_sheets", "store_info"]
+__all__ = [
+    "Judged",
+    "Report",
+    "before_and_after_sheet",
+    "cluster_sheet",
+    "contact_sheet",
+    "grid_sheet",
+    "remove_cluster_sheets",
+    "store_info",
+]
 
 _SIDE = 144
 _GAP = 8
@@ -24,6 +33,8 @@ _CAPTION = 34
 _TEXT = 12
 _MOST_HITS = 20
 _INK, _FAINT, _PAPER, _ACCENT = (24, 24, 27), (113, 113, 122), (255, 255, 255), (37, 99, 235)
+_RIGHT, _WRONG = (22, 101, 52), (185, 28, 28)
+_STRIP = 18
 
 
 _COUNTS = ("seen", "added", "updated", "moved", "removed", "unchanged", "failed")
@@ -142,6 +153,52 @@ def remove_cluster_sheets(folder: Path, count: int) -> None:
         number = path.stem.removeprefix("cluster-")
         if number.isdecimal() and path == cluster_sheet(folder, int(number)) and int(number) >= count:
             path.unlink()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture, what it is, and what a head took it for before training and after: label and probability."""
+
+    path: str
+    label: str
+    before: tuple[str, float]
+    after: tuple[str, float]
+
+
+def before_and_after_sheet(pictures: Sequence[Judged], target: Path, columns: int = 6) -> None:
+    """Draw pictures with what they are, and below what each of two heads took them for.
+
+    Parameters
+    ----------
+    pictures : sequence of Judged
+    target : Path
+        A PNG file.
+    columns : int
+    """
+    from streamer.images.canvas import Canvas, thumbnail
+
+    legend = 3 * _STRIP
+    cell_width, cell_height = _SIDE + _GAP, _SIDE + 3 * _STRIP + 2 * _GAP
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    canvas = Canvas(_GAP + max(columns, 3) * cell_width, _GAP + legend + rows * cell_height, _PAPER)
+    for line, which in enumerate(("before", "after")):
+        right = sum(getattr(each, which)[0] == each.label for each in pictures)
+        text = f"{which} training: {right} of {len(pictures)} right"
+        canvas.text(_GAP, _GAP + line * _STRIP, text, size=_TEXT, colour=_INK)
+    canvas.text(_GAP, _GAP + 2 * _STRIP, "green, +: right   red, x: wrong", size=_TEXT, colour=_FAINT)
+    for place, each in enumerate(pictures):
+        x, y = _GAP + place % columns * cell_width, _GAP + legend + place // columns * cell_height
+        canvas.paste(thumbnail(each.path, _SIDE), x, y)
+        y += _SIDE
+        canvas.text(x, y + 2, each.label, size=_TEXT, colour=_INK, max_width=_SIDE)
+        for which, (label, probability) in (("before", each.before), ("after", each.after)):
+            y += _STRIP
+            right = label == each.label
+            canvas.rectangle(x, y, _SIDE, _STRIP - 1, fill=_RIGHT if right else _WRONG)
+            said = f"{'+' if right else 'x'} {which} {probability:.0%} {label}"
+            canvas.text(x + 3, y + 1, said, size=_TEXT, colour=_PAPER, max_width=_SIDE - 6)
+    canvas.save(target)
 
 
 def _caption(canvas: Canvas, x: int, y: int, first: str, second: str) -> None:

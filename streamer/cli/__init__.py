@@ -12,7 +12,7 @@ import sys
 import click
 
 from streamer import __version__
-from streamer.cli import ask, build, exchange, group, look
+from streamer.cli import ask, build, exchange, group, learn, look
 from streamer.errors import ExitCode, StreamerError
 
 __all__ = ["main"]
@@ -67,6 +67,7 @@ for each in (
     *(build.run, build.extract, build.reduce, build.index),
     *(ask.search, ask.evaluate),
     *(group.duplicates, group.clusters),
+    *(learn.train, learn.predict),
     *(exchange.export_, exchange.import_),
     *(look.info, look.failures, look.check, look.compact),
     *(look.models, look.weights),

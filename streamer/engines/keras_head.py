@@ -39,8 +39,8 @@ class KerasHead:
 
     References
     ----------
-    Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov 2014, "Dropout: A Simple Way to Prevent Neural Networks from
-    Overfitting". Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization".
+    Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov 2014, "Dropout: A Simple Way to Prevent Neural Networks
+    from Overfitting". Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization".
     """
 
     def __init__(

@@ -52,7 +52,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class Epoch:
-    """A point of the learning curve: the best candidate of that epoch. Without a validation side, its figures are None."""
+    """A point of the learning curve: the best candidate of that epoch. Without images to validate on, two are None."""
 
     epoch: int
     train_loss: float
@@ -85,7 +85,7 @@ class Fitted:
     stopped: bool
 
 
-class _StopAsked(Exception):
+class _StopAsked(Exception):  # noqa: N818 - it is no error
     pass
 
 
@@ -179,9 +179,7 @@ class _Bar:
             raise _StopAsked
 
 
-def _epoch(
-    trainer: Trainer, head: Head, train: FeatureDataset, class_weights: NDArray[np.float32], bar: _Bar
-) -> None:
+def _epoch(trainer: Trainer, head: Head, train: FeatureDataset, class_weights: NDArray[np.float32], bar: _Bar) -> None:
     for features, labels in train:
         trainer.step(head.prepared(features), labels, class_weights[labels])
         bar(len(labels))

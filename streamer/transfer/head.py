@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zipfile
@@ -103,7 +104,8 @@ class Head:
         rows = features - self.mean
         rows /= self.scale
         if self.pool == "gap":
-            return rows.reshape(len(rows), -1, rows.shape[-1]).mean(axis=1)
+            averages: NDArray[np.float32] = rows.reshape(len(rows), -1, rows.shape[-1]).mean(axis=1)
+            return averages
         return rows.reshape(len(rows), prod(self.shape))
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -167,7 +169,7 @@ class Head:
         """
         try:
             # Opened here: numpy leaves a file of its own open when the archive is damaged.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as data:
                 if "about" not in data:
                     raise StreamerError(f"{path}: this .npz file is no head; {_MADE_BY}")
                 about = json.loads(data["about"].tobytes())
@@ -190,7 +192,9 @@ class Head:
         except FileNotFoundError:
             raise StreamerError(f"{path}: no head here; {_MADE_BY}") from None
         except IsADirectoryError:
-            raise StreamerError(f"{path}: a folder, not a head; name the .npz file that 'streamer train' wrote") from None
+            raise StreamerError(
+                f"{path}: a folder, not a head; name the .npz file that 'streamer train' wrote"
+            ) from None
         except _DAMAGES as error:
             raise StreamerError(f"{path}: no head, or a damaged one ({error}); {_MADE_BY}") from error
         wrong = head._fault()
@@ -206,7 +210,10 @@ class Head:
             return f"its {len(self.classes)} classes are not two or more different names"
         channels = self.shape[-1]
         width = channels if self.pool == "gap" else prod(self.shape)
-        wanted = {"mean": (self.mean, (channels,)), "scale": (self.scale, (channels,))}
+        wanted: dict[str, tuple[NDArray[np.float32], tuple[int, ...]]] = {
+            "mean": (self.mean, (channels,)),
+            "scale": (self.scale, (channels,)),
+        }
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
             units = len(self.classes) if last else layer.kernel.shape[-1]
@@ -238,7 +245,7 @@ def untrained(sizes: Sequence[int], seed: int) -> tuple[Dense, ...]:
         training deep feedforward neural networks", equation 16.
     """
     layers = []
-    for number, (inputs, units) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for number, (inputs, units) in enumerate(itertools.pairwise(sizes)):
         limit = np.float32(np.sqrt(6 / (inputs + units)))
         # In float32 from the start: a kernel may be most of what the memory budget allows.
         kernel = np.random.Generator(np.random.PCG64([seed, number])).random((inputs, units), dtype=np.float32)

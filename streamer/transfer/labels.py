@@ -58,12 +58,11 @@ class ChosenLabels:
         for block in store.catalog.examples(_BLOCK_IMAGES):
             images += len(block)
             kept, kept_numbers = [], []
-            for _, _, _, key, label, _ in block:
-                if labels is not None:
-                    place = labels.place(key)
-                    if place is not None:
-                        met[place] = True
-                    label = labels.get(key)
+            for _, _, _, key, stored, _ in block:
+                label = stored if labels is None else labels.get(key)
+                place = None if labels is None else labels.place(key)
+                if place is not None:
+                    met[place] = True
                 counts[label] = counts.get(label, 0) + 1
                 if not label and len(unnamed) < _NAMED:
                     unnamed.append(key)
@@ -81,12 +80,16 @@ class ChosenLabels:
         for label in exclude:
             if label not in counts:
                 there = ", ".join(sorted(filter(None, counts))[:10])
-                raise StreamerError(f"{store.path}: no image has the label {label!r}, which was to be left out: {there}")
+                raise StreamerError(
+                    f"{store.path}: no image has the label {label!r}, which was to be left out: {there}"
+                )
         self.notes = []
         if labels is not None and not met.all():
             strangers = labels.keys_at(np.flatnonzero(~met)[:_NAMED].tolist())
             count = int((~met).sum())
-            self.notes.append(f"{table}: {count} of its {len(met)} keys are not in the store: {_some(strangers, count)}")
+            self.notes.append(
+                f"{table}: {count} of its {len(met)} keys are not in the store: {_some(strangers, count)}"
+            )
         if counts.get("", 0) and known:
             without = f"{counts['']} of {images} images have no label and are left out"
             self.notes.append(f"{without}: {_some(unnamed, counts[''])}")
@@ -102,7 +105,7 @@ class ChosenLabels:
         order = np.argsort(np.concatenate([np.empty(0, np.uint64), *hashes]), kind="stable")
         self._hashes = np.concatenate([np.empty(0, np.uint64), *hashes])[order]
         self._numbers = np.concatenate([np.empty(0, np.int32), *numbers])[order]
-        self._names = list(known)
+        self._names: list[str] = list(known)
 
     def get(self, key: str, default: str = "", /) -> str:
         """The label of a key; `default` where the image does not count."""
@@ -110,7 +113,7 @@ class ChosenLabels:
         place = int(np.searchsorted(self._hashes, wanted))
         if place == len(self._hashes) or self._hashes[place] != wanted:
             return default
-        return self._names[self._numbers[place]]
+        return self._names[int(self._numbers[place])]
 
 
 def _some(keys: Sequence[str], count: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,8 @@ class LinearTrainer:
     """Multinomial logistic regression by mini-batches, with several penalties side by side.
 
     It is scikit-learn's `MLPClassifier` without a hidden layer: cross-entropy of a softmax, so that the probabilities
-    are those of one model over all classes. (`SGDClassifier` has one model for each class against the rest.) The weights
-    of an epoch are the mean over its steps.
+    are those of one model over all classes. (`SGDClassifier` has one model for each class against the rest.) The
+    weights of an epoch are the mean over its steps.
 
     Parameters
     ----------
@@ -78,19 +77,19 @@ class LinearTrainer:
             self._losses[place] += float(model.loss_) * len(rows)
             if place == len(self._sums):
                 self._sums.append((np.zeros_like(model.coefs_[0]), np.zeros_like(model.intercepts_[0])))
-            for total, now in zip(self._sums[place], (model.coefs_[0], model.intercepts_[0]), strict=True):
-                total += now
+            kernel_sum, bias_sum = self._sums[place]
+            kernel_sum += model.coefs_[0]
+            bias_sum += model.intercepts_[0]
         self._steps += 1
         self._rows += len(rows)
 
     def end_epoch(self) -> list[Trained]:
         """What each penalty has come to, with its settings; the loss has the penalty in it."""
         found = []
-        for penalty, loss, (kernel, bias) in zip(self._penalties, self._losses, self._sums, strict=True):
-            kernel /= self._steps
-            bias /= self._steps
-            settings: dict[str, Any] = {"penalty": penalty}
-            found.append(Trained(loss / self._rows, (_of_every_class(kernel, bias),), settings))
+        for penalty, loss, sums in zip(self._penalties, self._losses, self._sums, strict=True):
+            for each in sums:
+                np.divide(each, self._steps, out=each)  # in place: this may be much of what the budget allows
+            found.append(Trained(loss / self._rows, (_of_every_class(*sums),), {"penalty": penalty}))
         self._begin()
         return found
 

@@ -94,7 +94,14 @@ def measure(
     square = (count, count)
     keep = confusion and count <= MOST_CONFUSED
     found = [
-        Measured(*np.zeros((3, count), np.int64), np.zeros(square, np.int64) if keep else None, 0.0) for _ in heads
+        Measured(
+            support=np.zeros(count, np.int64),
+            predicted=np.zeros(count, np.int64),
+            right=np.zeros(count, np.int64),
+            confusion=np.zeros(square, np.int64) if keep else None,
+            loss=0.0,
+        )
+        for _ in heads
     ]
     for features, labels in batches:
         rows = heads[0].prepared(features)

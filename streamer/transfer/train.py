@@ -170,7 +170,9 @@ def train(
         facts={},
     )
     before = _measured(start, sides["test"], "before", progress)
-    fitted = _fit(start, plan, sides, class_weights_of(counts["train"], balanced), seed, device, epochs, progress, should_stop)
+    fitted = _fit(
+        start, plan, sides, class_weights_of(counts["train"], balanced), seed, device, epochs, progress, should_stop
+    )
     after = _measured(fitted.head, sides["test"], "test", progress)
     report = TrainingReport(
         head=fitted.head,
@@ -266,7 +268,12 @@ def _fit(
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> Fitted:
-    options: dict[str, Any] = {"epochs": epochs, "patience": _PATIENCE, "progress": progress, "should_stop": should_stop}
+    options: dict[str, Any] = {
+        "epochs": epochs,
+        "patience": _PATIENCE,
+        "progress": progress,
+        "should_stop": should_stop,
+    }
     given = (start, sides["train"], sides["validation"], class_weights)
     if start.kind == "linear":
         # Without images to validate on there is nothing to choose by.
