@@ -186,7 +186,7 @@ def before_and_after_sheet(pictures: Sequence[Judged], target: Path, columns: in
         right = sum(getattr(each, which)[0] == each.label for each in pictures)
         text = f"{which} training: {right} of {len(pictures)} right"
         canvas.text(_GAP, _GAP + line * _STRIP, text, size=_TEXT, colour=_INK)
-    canvas.text(_GAP, _GAP + 2 * _STRIP, "green, +: right   red, x: wrong", size=_TEXT, colour=_FAINT)
+    canvas.text(_GAP, _GAP + 2 * _STRIP, "green, +: right; red, x: wrong", size=_TEXT, colour=_FAINT)
     for place, each in enumerate(pictures):
         x, y = _GAP + place % columns * cell_width, _GAP + legend + place // columns * cell_height
         canvas.paste(thumbnail(each.path, _SIDE), x, y)

@@ -84,14 +84,14 @@ class KerasHead:
         Returns
         -------
         float
-            Mean loss of the batches since `end_epoch`.
+            Mean loss of the batch.
         """
+        self._model.reset_metrics()  # some releases give the mean since the last reset, others the batch's own
         with self._on_device():
             return float(np.asarray(self._model.train_on_batch(rows, labels, sample_weight=weights)))
 
-    def end_epoch(self) -> list[Layer]:
+    def layers(self) -> list[Layer]:
         """The weights as they are now, copied, by layer."""
-        self._model.reset_metrics()
         convert = self._keras.ops.convert_to_numpy
         return [
             (np.array(convert(each.kernel), np.float32), np.array(convert(each.bias), np.float32))

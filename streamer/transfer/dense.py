@@ -46,16 +46,18 @@ class DenseTrainer:
             seed=seed,
             device=device,
         )
-        self._loss = 0.0
+        self._loss, self._rows = 0.0, 0
 
     def step(self, rows: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
         """Learn from a batch; see `KerasHead.step`."""
-        self._loss = self._head.step(rows, labels, weights)
+        self._loss += self._head.step(rows, labels, weights) * len(rows)
+        self._rows += len(rows)
 
     def end_epoch(self) -> list[Trained]:
         """The one candidate; the loss is that of the weights while they moved, with dropout."""
-        layers = tuple(Dense(kernel, bias) for kernel, bias in self._head.end_epoch())
-        return [Trained(self._loss, layers, {"units": self._units, "dropout": DROPOUT})]
+        layers = tuple(Dense(kernel, bias) for kernel, bias in self._head.layers())
+        loss, self._loss, self._rows = self._loss / self._rows, 0.0, 0
+        return [Trained(loss, layers, {"units": self._units, "dropout": DROPOUT})]
 
     def close(self) -> None:
         """Let go of the model."""
