@@ -17,7 +17,7 @@ Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class KerasHead:
-    """Fully connected layers with ReLU and dropout between, a softmax over the last, trained with Adam.
+    """Fully connected layers with dropout before each, ReLU between and a softmax over the last, trained with Adam.
 
     The same arguments and batches give the same weights, byte for byte, on a CPU; on a GPU sums may round differently.
 
@@ -26,7 +26,7 @@ class KerasHead:
     layers : sequence of (kernel, bias)
         What each layer starts from: float32 of shapes (inputs, units) and (units,).
     dropout : float
-        Share of the inputs of each layer but the first that is set to 0, in [0, 1).
+        Share of the inputs of each layer that is set to 0 in a step, in [0, 1).
     learning_rate : float
     seed : int
         Of the dropout.
@@ -54,8 +54,7 @@ class KerasHead:
             self._layers = []
             for number, (kernel, bias) in enumerate(layers):
                 last = number == len(layers) - 1
-                if number:
-                    x = keras.layers.Dropout(dropout, seed=(seed + number) % 2**31)(x)
+                x = keras.layers.Dropout(dropout, seed=(seed + number) % 2**31)(x)
                 # Zeros: what they start from is drawn elsewhere, alike on every backend.
                 dense = keras.layers.Dense(
                     len(bias), activation=None if last else "relu", kernel_initializer="zeros", dtype="float32"

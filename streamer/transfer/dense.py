@@ -21,7 +21,7 @@ _HIGHEST_RATE = 1e-3
 
 
 class DenseTrainer:
-    """One hidden layer with dropout behind it.
+    """One hidden layer, with dropout before and behind it.
 
     Parameters
     ----------

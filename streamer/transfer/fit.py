@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from streamer.transfer.measure import measure
 __all__ = ["Epoch", "Fitted", "Trained", "Trainer", "class_weights_of", "fit"]
 
 _LOG = logging.getLogger(__name__)
+
+# Of a few hundred images, a pass is too few steps to get anywhere.
+_LEAST_STEPS = 32
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ def fit(
 ) -> Fitted:
     """Train until the validation side gets no better.
 
+    An epoch is a pass over the training side, or as many as 32 steps take.
+
     Better is a higher accuracy, or the same with a lower cross-entropy. Without images to validate on, all epochs are
     run and the last counts.
 
@@ -128,10 +134,18 @@ def fit(
     curve: list[Epoch] = []
     best: tuple[tuple[float, float], Head, Mapping[str, Any], int] | None = None
     stopped = False
+    passes = math.ceil(_LEAST_STEPS / len(train))
     for number in range(1, epochs + 1):
         began = time.perf_counter()
         try:
-            _epoch(trainer, head, train, class_weights, _Bar(f"epoch {number}", len(train.ids), progress, should_stop))
+            _epoch(
+                trainer,
+                head,
+                train,
+                class_weights,
+                passes,
+                _Bar(f"epoch {number}", passes * len(train.ids), progress, should_stop),
+            )
             candidates = trainer.end_epoch()
             heads = [replace(head, layers=each.layers) for each in candidates]
             bar = _Bar("validation", len(validation.ids), progress, should_stop)
@@ -179,10 +193,18 @@ class _Bar:
             raise _StopAsked
 
 
-def _epoch(trainer: Trainer, head: Head, train: FeatureDataset, class_weights: NDArray[np.float32], bar: _Bar) -> None:
-    for features, labels in train:
-        trainer.step(head.prepared(features), labels, class_weights[labels])
-        bar(len(labels))
+def _epoch(
+    trainer: Trainer,
+    head: Head,
+    train: FeatureDataset,
+    class_weights: NDArray[np.float32],
+    passes: int,
+    bar: _Bar,
+) -> None:
+    for _ in range(passes):
+        for features, labels in train:
+            trainer.step(head.prepared(features), labels, class_weights[labels])
+            bar(len(labels))
 
 
 def _line(epoch: Epoch, epochs: int) -> str:

@@ -22,7 +22,7 @@ classes): 0.003 is best with 192 features, 0.03 to 0.1 with 1,728."""
 # Of Adam. The sum of many standardised features moves further in a step than that of few. With 1,728 features a third
 # of it had not arrived after 12 epochs, and three times as much gained nothing and swung.
 _RATE = 0.04
-_HIGHEST_RATE = 3e-3
+_HIGHEST_RATE = 1e-2
 
 
 class LinearTrainer:

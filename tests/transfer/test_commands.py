@@ -1,0 +1,128 @@
+"""`streamer train` and `streamer predict` on drawn pictures, through a real network."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from streamer.store import Store
+from streamer.transfer import Head
+from tests.test_cli import streamer, streamer_json
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 80 drawn pictures in 4 classes by the compact network. Do not write to it: copy it."""
+    from streamer import load_config, run
+    from streamer.images.drawn import draw_pictures
+
+    folder = tmp_path_factory.mktemp("library")
+    draw_pictures(folder / "pictures", classes=4, per_class=20, side=64, seed=1)
+    text = "store: a.store\nsource: {folder: pictures}\nbackbone: {name: vgg16_compact}\nmemory: {budget: 8GiB}\n"
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    run(load_config(folder / "config.yaml"), ["extract"])
+    return folder
+
+
+def test_from_a_store_to_predictions(capsys: pytest.CaptureFixture[str], library: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    store = shutil.copytree(library / "a.store", tmp_path / "a.store")
+    code, data = streamer_json(capsys, "train", store, "--report", tmp_path / "report", "--epochs", 10)
+    assert code == 0 and data["test_accuracy"] > 0.7 > data["before_accuracy"]
+    head = Path(data["head"])
+    assert head == store / "heads" / "block4_pool-gem-3x3-linear.npz" and head.is_file()
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == data
+    for name in ("before_and_after", "confusion", "learning_curve"):
+        with Image.open(tmp_path / "report" / f"{name}.png") as picture:
+            picture.load()
+            assert min(picture.size) > 200
+    assert streamer(capsys, "check", store)[0] == 0
+
+    photos = sorted((library / "pictures").rglob("*.jpg"))[:30:10]
+    torn = tmp_path / "torn.jpg"
+    torn.write_text("no picture")
+    arguments = ("predict", head, photos[0], torn, *photos[1:], "--top", 2, "--csv", tmp_path / "out.csv")
+    code, data = streamer_json(capsys, *arguments, "--memory", "8GiB")
+    assert (code, data["head"]) == (3, str(head))
+    assert [each["image"] for each in data["predictions"]] == [str(each) for each in (photos[0], torn, *photos[1:])]
+    assert set(data["predictions"][1]) == {"image", "error"}
+    first = data["predictions"][0]
+    assert set(first) == {"image", "label", "probability", "top"} and len(first["top"]) == 2
+    assert first["top"][0] == {"label": first["label"], "probability": first["probability"]}
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [str(each) for each in photos] and rows[0]["label"] == first["label"]
+
+    code, data = streamer_json(capsys, "predict", head, library / "pictures", "--memory", "8GiB")
+    streamed = {Path(each["image"]).name: each for each in data["predictions"]}
+    code_stored, stored = streamer_json(capsys, "predict", head, "--store", store)
+    assert code == code_stored == 0 and len(stored["predictions"]) == len(streamed) == 80
+    for each in stored["predictions"]:
+        other = streamed[Path(each["image"]).name]
+        assert each["label"] == other["label"] and each["probability"] == pytest.approx(other["probability"], abs=1e-3)
+
+
+def test_a_head_from_another_backbone_is_refused_with_the_difference(
+    capsys: pytest.CaptureFixture[str], library: Path, tmp_path: Path
+) -> None:
+    code, data = streamer_json(capsys, "train", library / "a.store", "--head", tmp_path / "h.npz", "--epochs", 1)
+    assert (code, data["head"]) == (0, str(tmp_path / "h.npz"))
+    head = Head.load(tmp_path / "h.npz")
+    photo = next((library / "pictures").rglob("*.jpg"))
+    for change, difference in (
+        ({"weights_sha256": "0" * 64}, "weights_sha256 is"),
+        ({"decoding": "other-9"}, "decoding is .* here and other-9 there"),
+    ):
+        spec = dataclasses.replace(head.spec, **change)
+        dataclasses.replace(head, spec=spec).save(tmp_path / "other.npz")
+        for asked in ([photo], ["--store", library / "a.store"]):
+            code, _, err = streamer(capsys, "predict", tmp_path / "other.npz", *asked)
+            assert code == 2
+            assert "trained on other features" in err
+            import re
+
+            assert re.search(difference, err)
+    spec = dataclasses.replace(head.spec, outputs={"fc2": head.shape})
+    dataclasses.replace(head, spec=spec).save(tmp_path / "other.npz")
+    code, _, err = streamer(capsys, "predict", tmp_path / "other.npz", "--store", library / "a.store")
+    assert code == 2 and "the head takes fc2, and the store has block4_pool:gem:3x3" in err
+
+
+def test_wrong_use_has_its_codes(capsys: pytest.CaptureFixture[str], library: Path, tmp_path: Path) -> None:
+    store = library / "a.store"
+    assert streamer(capsys, "train", tmp_path / "none.store")[0] == 10
+    assert streamer(capsys, "train", store, "--output", "fc9")[0] == 2
+    assert streamer(capsys, "train", store, "--memory", "much")[0] == 2
+    assert streamer(capsys, "train", store, "--test-share", 0.6, "--validation-share", 0.5)[0] == 2
+    assert streamer(capsys, "train", store, "--labels", tmp_path / "none.csv")[0] == 2
+    code, data = streamer_json(capsys, "train", store, "--memory", "10MiB")
+    assert code == 12 and "--memory" in data["error"]
+    code, data = streamer_json(capsys, "predict", tmp_path / "none.npz", "a.jpg")
+    assert code == 1 and "no head here" in data["error"]
+    assert streamer(capsys, "predict", tmp_path / "none.npz")[0] == 2
+    assert streamer(capsys, "predict", tmp_path / "none.npz", "a.jpg", "--store", store)[0] == 2
+    assert not (store / "heads").exists()
+
+
+def test_without_matplotlib_the_sheet_is_drawn_and_a_note_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = ("--head", tmp_path / "h.npz", "--report", tmp_path / "report", "--epochs", 1)
+    code, data = streamer_json(capsys, "train", library / "a.store", *arguments)
+    assert code == 0 and any("streamer[plots]" in note for note in data["notes"])
+    assert sorted(each.name for each in (tmp_path / "report").iterdir()) == ["before_and_after.png", "report.json"]
+
+
+def test_a_spec_for_one_output_leaves_the_others_out(library: Path) -> None:
+    with Store(library / "a.store") as store:
+        spec = dataclasses.replace(store.spec, outputs={**store.spec.outputs, "fc2": (4096,)})
+        assert list(spec.for_output("fc2").outputs) == ["fc2"]
+        assert spec.for_output("fc2").differences(spec.for_output("fc2")) == []
