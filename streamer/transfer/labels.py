@@ -56,9 +56,11 @@ class ChosenLabels:
         images = 0
         unnamed: list[str] = []
         for block in store.catalog.examples(_BLOCK_IMAGES):
-            images += len(block)
             kept, kept_numbers = [], []
-            for _, _, _, key, stored, _ in block:
+            for _, copy, _, _, key, stored, _ in block:
+                if copy:
+                    continue
+                images += 1
                 label = stored if labels is None else labels.get(key)
                 place = None if labels is None else labels.place(key)
                 if place is not None:

@@ -159,7 +159,7 @@ def predict_stored(head: Head, store: Store, top: int = 5) -> Iterator[Predictio
             f"{store.path}: the head takes {head.output}, and the store has {', '.join(store.spec.outputs)}; extract "
             "that output, or train a head on this store"
         )
-    _require_same(head, store.spec.for_output(head.output), f"the store {store.path}", "Take a store")
+    _require_same(head, store.spec.of_queries().for_output(head.output), f"the store {store.path}", "Take a store")
     rows = max(1, _BLOCK_BYTES // (4 * store.feature_length(head.output)))
     for ids, features in store.blocks(head.output, rows):
         names = store.catalog.names(ids.tolist())

@@ -161,8 +161,8 @@ def train(
     start = Head(
         kind=kind,
         classes=classes,
-        spec=store.spec.for_output(output),
-        fingerprint=store.spec.fingerprint,
+        spec=store.spec.of_queries().for_output(output),
+        fingerprint=store.spec.of_queries().fingerprint,
         pool=pooled,
         mean=mean,
         scale=scale,

@@ -76,7 +76,7 @@ def test_a_plan_takes_what_fits_and_names_the_smallest_budget_that_would_do() ->
         (plan_dense, {"units": units, "batch": 32}),
         (plan_linear, {"candidates": 4, "batch": 64}),
     ):
-        with pytest.raises(BudgetTooSmallError, match="it takes .*--memory") as error:
+        with pytest.raises(BudgetTooSmallError, match=r"it takes .*--memory") as error:
             plan_of(100 * MIB, **maps, **options)
         smallest = error.value.minimum_bytes
         assert plan_of(smallest, **maps, **options).expected_bytes <= smallest
