@@ -18,10 +18,25 @@ _EXPORTS = {
     "run": "streamer.pipeline",
     "Store": "streamer.store",
     "Searcher": "streamer.searcher",
+    "Head": "streamer.transfer",
+    "Predictor": "streamer.transfer",
+    "train": "streamer.transfer",
     "Hit": "streamer.records",
     "StreamerError": "streamer.errors",
 }
-__all__ = ["Config", "Hit", "Searcher", "Store", "StreamerError", "__version__", "load_config", "run"]
+__all__ = [
+    "Config",
+    "Head",
+    "Hit",
+    "Predictor",
+    "Searcher",
+    "Store",
+    "StreamerError",
+    "__version__",
+    "load_config",
+    "run",
+    "train",
+]
 
 if TYPE_CHECKING:
     from streamer.config import Config, load_config
@@ -30,6 +45,7 @@ if TYPE_CHECKING:
     from streamer.records import Hit
     from streamer.searcher import Searcher
     from streamer.store import Store
+    from streamer.transfer import Head, Predictor, train
 
 
 def __getattr__(name: str) -> Any:

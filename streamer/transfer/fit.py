@@ -109,8 +109,8 @@ def fit(
 
     An epoch is a pass over the training side, or as many as 32 steps take.
 
-    Better is a higher accuracy, or the same with a lower cross-entropy. Without images to validate on, all epochs are
-    run and the last counts.
+    Better is a lower cross-entropy: chosen by accuracy, probabilities were half of what they should be. Without images
+    to validate on, all epochs are run and the last counts.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def fit(
         If it is to stop before the first epoch is over.
     """
     curve: list[Epoch] = []
-    best: tuple[tuple[float, float], Head, Mapping[str, Any], int] | None = None
+    best: tuple[float, Head, Mapping[str, Any], int] | None = None
     stopped = False
     passes = math.ceil(_LEAST_STEPS / len(train))
     for number in range(1, epochs + 1):
@@ -153,7 +153,7 @@ def fit(
         except _StopAsked:
             stopped = True
             break
-        scores = [(each.accuracy, -each.loss) for each in found] or [(float(number), 0.0)]
+        scores = [-each.loss for each in found] or [float(number)]
         place = max(range(len(scores)), key=scores.__getitem__)
         seconds = round(time.perf_counter() - began, 3)
         curve.append(

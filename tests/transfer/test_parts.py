@@ -67,11 +67,11 @@ def test_class_weights_make_classes_count_the_same() -> None:
 def test_a_plan_takes_what_fits_and_names_the_smallest_budget_that_would_do() -> None:
     maps = {"inputs": 14 * 14 * 512, "row_bytes": 4 * 14 * 14 * 512, "classes": 10}
     units = (256, 128, 64, 32, 16)
-    for budget, expected in ((8 * 2**30, 256), (1536 * MIB, 128), (2**30, 32)):
+    for budget, expected in ((8 * 2**30, 256), (1536 * MIB, 128), (2**30, 64)):
         plan = plan_dense(budget, batch=32, units=units, **maps)
         assert plan.choice == expected and plan.expected_bytes <= budget
     assert plan_linear(2**30, batch=64, candidates=4, **maps).choice == 4
-    assert plan_linear(400 * MIB, batch=64, candidates=4, **(maps | {"classes": 60})).choice < 4
+    assert 1 <= plan_linear(640 * MIB, batch=64, candidates=4, **(maps | {"classes": 60})).choice < 4
     for plan_of, options in (
         (plan_dense, {"units": units, "batch": 32}),
         (plan_linear, {"candidates": 4, "batch": 64}),
