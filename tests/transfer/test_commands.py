@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -86,8 +87,6 @@ def test_a_head_from_another_backbone_is_refused_with_the_difference(
             code, _, err = streamer(capsys, "predict", tmp_path / "other.npz", *asked)
             assert code == 2
             assert "trained on other features" in err
-            import re
-
             assert re.search(difference, err)
     spec = dataclasses.replace(head.spec, outputs={"fc2": head.shape})
     dataclasses.replace(head, spec=spec).save(tmp_path / "other.npz")
