@@ -47,7 +47,11 @@ class LinearTrainer:
 
     def __init__(self, inputs: int, classes: int, penalties: Sequence[float], seed: int) -> None:
         from sklearn.neural_network import MLPClassifier
+        from threadpoolctl import ThreadpoolController
 
+        # The products of a step are too small for several threads, which wait for each other, for seconds where another
+        # program wants a core; and on one thread the sums do not depend on how many there are.
+        self._threads = ThreadpoolController()
         self._penalties = tuple(penalties)
         self._classes = np.arange(classes)
         rate = min(_HIGHEST_RATE, _RATE / np.sqrt(inputs))
@@ -71,6 +75,12 @@ class LinearTrainer:
         weights : ndarray of shape (b,), float32
             How much each image counts.
         """
+        with self._threads.limit(limits=1, user_api="blas"):
+            self._step(rows, labels, weights)
+        self._steps += 1
+        self._rows += len(rows)
+
+    def _step(self, rows: NDArray[np.float32], labels: NDArray[np.int64], weights: NDArray[np.float32]) -> None:
         for place, (model, penalty) in enumerate(zip(self._models, self._penalties, strict=True)):
             model.alpha = penalty * float(weights.sum())  # it is divided by that sum
             model.partial_fit(rows, labels, sample_weight=weights, classes=self._classes)
@@ -80,8 +90,6 @@ class LinearTrainer:
             kernel_sum, bias_sum = self._sums[place]
             kernel_sum += model.coefs_[0]
             bias_sum += model.intercepts_[0]
-        self._steps += 1
-        self._rows += len(rows)
 
     def end_epoch(self) -> list[Trained]:
         """What each penalty has come to, with its settings; the loss has the penalty in it."""
