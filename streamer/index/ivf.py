@@ -154,13 +154,12 @@ class IvfIndex:
             self._mapped = MappedArray(folder / "vectors.npy")
         except (OSError, ValueError, EOFError) as error:
             raise IndexMissingError(f"{folder}: the index does not open ({error}); run 'streamer index'") from error
-        self._vectors: NDArray[np.float32] = self._mapped.array
         wanted = {"starts": (len(self.centroids) + 1,), "vectors": (n_items, *self.centroids.shape[1:])}
-        found = {"starts": self.starts.shape, "vectors": self._vectors.shape}
+        found = {"starts": self.starts.shape, "vectors": self._mapped.array.shape}
         if found != wanted or self.centroids.ndim != 2 or self.starts[-1] != n_items:
-            raise IndexMissingError(
-                f"{folder}: holds {self._vectors.shape} vectors, not {n_items}; run 'streamer index'"
-            )
+            self._mapped.close()  # Windows removes no folder with a mapped file in it
+            raise IndexMissingError(f"{folder}: holds {found['vectors']} vectors, not {n_items}; run 'streamer index'")
+        self._vectors: NDArray[np.float32] = self._mapped.array
         self.full_effort = len(self.centroids)
         self._halves = _halves(self.centroids)
 

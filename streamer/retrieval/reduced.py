@@ -37,11 +37,15 @@ class ReducedIndex:
             self._images = MappedArray(folder / "images.npy")
         except (OSError, ValueError) as error:
             raise IndexMissingError(f"{folder}: images.npy cannot be read ({error}); run 'streamer index'") from error
-        if self._images.array.ndim != 2 or self._images.array.shape[1] != 3:
-            raise IndexMissingError(f"{folder}: images.npy is {self._images.array.shape}; run 'streamer index'")
-        self.rows = len(self._images.array)
-        self.reducer = Reducer.load(folder / "reducer.npz")
-        self.index: CandidateIndex = open_candidates(kind, folder, len(self.reducer.components), self.rows)
+        try:
+            if self._images.array.ndim != 2 or self._images.array.shape[1] != 3:
+                raise IndexMissingError(f"{folder}: images.npy is {self._images.array.shape}; run 'streamer index'")
+            self.rows = len(self._images.array)
+            self.reducer = Reducer.load(folder / "reducer.npz")
+            self.index: CandidateIndex = open_candidates(kind, folder, len(self.reducer.components), self.rows)
+        except BaseException:  # Windows removes no folder with a mapped file in it
+            self._images.close()
+            raise
 
     def __enter__(self) -> ReducedIndex:
         return self
