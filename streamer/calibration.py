@@ -93,7 +93,9 @@ def calibrate(store: Store, index: ReducedIndex, *, candidates: int, recall: flo
     truths = _others(images[:, 0], nearest_exact(store, queries, _K + 1))
 
     def measured(effort: int) -> Tuned:
-        found = nearest_approximate(store, index, queries, _K + 1, candidates=candidates, effort=effort)
+        found = nearest_approximate(
+            store, index, queries, _K + 1, candidates=candidates, effort=effort, look_further=False
+        )
         each = [recall_of(*pair) for pair in zip(_others(images[:, 0], found), truths, strict=True)]
         tuned = Tuned(effort, float(np.mean(each)), float(np.std(each) / np.sqrt(len(each))))
         _LOG.debug("effort %d: recall@10 %.4f +- %.4f", effort, tuned.recall, tuned.error)

@@ -31,6 +31,7 @@ def nearest_approximate(
     effort: int,
     rerank: bool = True,
     beside: NDArray[np.int64] | None = None,
+    look_further: bool = True,
 ) -> list[list[Neighbour]]:
     """Find the k images nearest to each query, by way of the index.
 
@@ -50,6 +51,8 @@ def nearest_approximate(
         Rank by the cosine of the stored features. Otherwise by that of the reduced vectors.
     beside : ndarray of shape (q, m), int64, optional
         Ids of further candidates, that the index does not hold; -1 where there are fewer.
+    look_further : bool
+        Whether to ask again for those that find fewer than `k`. To measure an effort, it must be kept to.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def nearest_approximate(
             for query, neighbours in zip(part.tolist(), ranked, strict=True):
                 found[query] = neighbours
             again.append(part[short])
-        if asked >= index.rows and looked >= index.index.full_effort:
+        if not look_further or (asked >= index.rows and looked >= index.index.full_effort):
             break
         pending, asked = np.concatenate(again), 2 * asked
     return found

@@ -50,7 +50,10 @@ def test_pca_and_index_of_unpooled_maps_keep_within_the_budget(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     """25,088 features a row: a naive PCA of 400 rows takes 300 MB for its matrix alone."""
-    overrides = ("backbone.input_size=224", "backbone.outputs=[{layer: block5_pool}]", "reduce.components=128")
+    overrides = (
+        *("backbone.input_size=224", "backbone.outputs=[{layer: block5_pool}]", "reduce.components=128"),
+        *("search.candidates=40", "search.recall=0.5"),  # reading 100 kB for each candidate takes minutes
+    )
     config = make_config(tmp_path, *overrides)
     network = _network(config)
     random = np.random.default_rng(0)

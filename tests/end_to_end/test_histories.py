@@ -28,7 +28,7 @@ from tests.end_to_end.test_crash import wait_for_files
 from tests.end_to_end.test_pipeline import features_by_key
 
 NAMES = [f"{folder}{name}.jpg" for folder in ("", "a/", "a/b/", "c/") for name in ("x", "y", "z")]
-HISTORIES, NIGHTS = (int(os.environ.get(name, default)) for name, default in (("HISTORIES", 4), ("NIGHTS", 10)))
+HISTORIES, NIGHTS = (int(os.environ.get(name, default)) for name, default in (("HISTORIES", 2), ("NIGHTS", 10)))
 PICTURES = 10
 
 # What people do by day: ten pictures in twelve places, so some are copies, and one is broken.

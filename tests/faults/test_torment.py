@@ -1,6 +1,6 @@
 """Death, a full disk and a failing one at changes to the disk all over each writing operation.
 
-A prime stride reaches every kind of change in a minute; `scripts/torture.py` goes through all of them, one by one.
+A prime stride reaches every kind of change in two minutes; `scripts/torture.py` goes through all of them, one by one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from tests.faults import shim
 
 ROOT = Path(__file__).parents[2]
-STRIDE = 11
+STRIDE = 29
 
 pytestmark = pytest.mark.skipif(bool(shim.missing()), reason=shim.missing() or "-")
 
