@@ -11,7 +11,7 @@ import contextlib
 import os
 from io import RawIOBase
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -39,12 +39,12 @@ class DirectRows:
     def __init__(self, path: Path, dataset: h5py.Dataset) -> None:
         self._path = path
         self._rows = len(dataset)
-        self._row_bytes = 4 * int(np.prod(dataset.shape[1:]))
+        self._dtype = dataset.dtype
+        self._row_bytes = self._dtype.itemsize * int(np.prod(dataset.shape[1:]))
         self._chunk_rows = (dataset.chunks or (1,))[0]
         self._offsets: NDArray[np.int64] | None = None
-        if dataset.dtype == np.float32:  # HDF5 turns float16 into it on the way
-            with contextlib.suppress(FileNotFoundError):  # compact has just removed it: HDF5 still has it open
-                self._offsets = chunk_offsets(path, dataset)
+        with contextlib.suppress(FileNotFoundError):  # compact has just removed it: HDF5 still has it open
+            self._offsets = chunk_offsets(path, dataset)
 
     def read(self, rows: NDArray[np.int64], out: NDArray[np.float32]) -> bool:
         """Read n rows.
@@ -88,16 +88,16 @@ class DirectRows:
         firsts = rows[starts]
         counts = rows[stops - 1] - firsts + 1
         begins = offsets[chunks[starts]] + firsts % self._chunk_rows * self._row_bytes
-        distinct = bool((np.diff(rows) > 0).all())
-        block = np.empty((self._chunk_rows, *out.shape[1:]), np.float32)
+        as_stored = self._dtype == out.dtype and bool((np.diff(rows) > 0).all())
+        block = np.empty((self._chunk_rows, *out.shape[1:]), self._dtype)
         pieces = zip(*(each.tolist() for each in (starts, stops, firsts, counts, begins)), strict=True)
         for start, stop, first, count, begin in pieces:
             file.seek(begin)
-            if distinct and count == stop - start:
+            if as_stored and count == stop - start:
                 _fill(file, out[start:stop])
             else:
                 _fill(file, block[:count])
-                np.take(block, rows[start:stop] - first, axis=0, out=out[start:stop], mode="clip")
+                _take(block, rows[start:stop] - first, out[start:stop])
 
     def expect(self, rows: NDArray[np.int64]) -> None:
         """Have the system read ahead what `read` will want of these rows, ascending, n > 0; where it can be asked."""
@@ -123,12 +123,11 @@ def read_blocks(dataset: h5py.Dataset, rows: NDArray[np.int64], out: NDArray[np.
     block_rows = chunk_rows * max(1, _BLOCK_BYTES // (chunk_rows * out[0].nbytes))
     apart = (np.diff(rows // chunk_rows) > 1) | (np.diff(rows // block_rows) > 0)
     cuts = (np.flatnonzero(apart) + 1).tolist()
-    block = np.empty((block_rows, *out.shape[1:]), np.float32)
+    block = np.empty((block_rows, *out.shape[1:]), dataset.dtype)
     for start, stop in zip([0, *cuts], [*cuts, len(rows)], strict=True):
         low, high = int(rows[start]), int(rows[stop - 1]) + 1
         dataset.read_direct(block, np.s_[low:high], np.s_[: high - low])
-        # numpy copies once more where it would have to raise
-        np.take(block, rows[start:stop] - low, axis=0, out=out[start:stop], mode="clip")
+        _take(block, rows[start:stop] - low, out[start:stop])
 
 
 def _require_rows(rows: NDArray[np.int64], count: int) -> None:
@@ -136,9 +135,17 @@ def _require_rows(rows: NDArray[np.int64], count: int) -> None:
         raise IndexError(f"row {rows[-1]} of {count}")
 
 
-def _fill(file: RawIOBase, out: NDArray[np.float32]) -> None:
+def _take(block: NDArray[Any], places: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+    """Put ``block[places]`` into `out`, as float32: NumPy makes it of float16 ten times as fast as HDF5."""
+    if block.dtype != out.dtype:
+        out[:] = block[places]
+    else:
+        np.take(block, places, axis=0, out=out, mode="clip")  # it copies once more where it would have to raise
+
+
+def _fill(file: RawIOBase, out: NDArray[Any]) -> None:
     """Read as many bytes as the array has."""
-    left = out.data.cast("B")
+    left = out.view(np.uint8).data.cast("B")
     while len(left):
         got = file.readinto(left)
         if not got:
