@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import EngineUnavailableError
 from streamer.files import replace_text
+from streamer.images.named import is_there
 from streamer.plots import confusion_plot, learning_curve_plot
 from streamer.report import Judged, before_and_after_sheet
 from streamer.store import Store
@@ -42,7 +43,7 @@ def write_report(report: TrainingReport, store: Store, folder: Path, head_path: 
     folder.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     judged = _judged(report, store)
-    readable = [each for each in judged if Path(each.path).is_file()]
+    readable = [each for each in judged if is_there(each.path)]
     if readable:
         before_and_after_sheet(readable, folder / "before_and_after.png")
     else:
