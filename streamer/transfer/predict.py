@@ -66,7 +66,7 @@ class Predictor:
     WeightsError
         If the network's weights are not on this machine.
     FingerprintMismatchError
-        If the network that is here would give other features than the head was trained on.
+        If the network that is here would give other features than the head was trained on, or those were imported.
     EngineUnavailableError
         If the device asked for is not there.
 
@@ -79,6 +79,11 @@ class Predictor:
 
     def __init__(self, head: Head, *, budget_bytes: int = 2**30, device: str = "auto") -> None:
         self.head = head
+        if head.spec.imported:
+            raise FingerprintMismatchError(
+                f"this head was trained on features that were imported ({head.output}), and a picture cannot be turned "
+                "into such features here; ask it about a store of them: streamer predict HEAD --store STORE"
+            )
         network = Network.of_store(head.spec)
         _require_same(head, network.spec(), "the network that is here", "Bring back the weights and the release")
         limits = Images()
@@ -147,7 +152,7 @@ def predict_stored(head: Head, store: Store, top: int = 5) -> Iterator[Predictio
     Yields
     ------
     Prediction
-        By id. `image` is the key.
+        By id. `image` is the key. One whose features are not finite numbers says so.
 
     Raises
     ------
@@ -163,9 +168,16 @@ def predict_stored(head: Head, store: Store, top: int = 5) -> Iterator[Predictio
     rows = max(1, _BLOCK_BYTES // (4 * store.feature_length(head.output)))
     for ids, features in store.blocks(head.output, rows):
         names = store.catalog.names(ids.tolist())
-        for number, row in zip(ids.tolist(), head.probabilities(features.reshape(-1, *head.shape)), strict=True):
-            if number in names:  # it may just have been removed
+        finite = np.isfinite(features).all(axis=1).tolist()
+        with np.errstate(invalid="ignore"):
+            probabilities = head.probabilities(features.reshape(-1, *head.shape))
+        for number, row, good in zip(ids.tolist(), probabilities, finite, strict=True):
+            if number not in names:  # it has just been removed
+                continue
+            if good:
                 yield Prediction(names[number][0], _top(head, row, top))
+            else:
+                yield Prediction(names[number][0], (), "its features hold values that are no finite numbers")
 
 
 def _require_same(head: Head, spec: FeatureSpec, what: str, remedy: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,10 +14,18 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from streamer.errors import BudgetTooSmallError, ConfigError, Interrupted, StoreCorruptError, StreamerError
-from streamer.store import Store
-from streamer.transfer import Head, TrainingReport, predict_stored, train
+from streamer.errors import (
+    BudgetTooSmallError,
+    ConfigError,
+    FingerprintMismatchError,
+    Interrupted,
+    StoreCorruptError,
+    StreamerError,
+)
+from streamer.store import CatalogWriter, FeatureSpec, Store
+from streamer.transfer import Head, Predictor, TrainingReport, predict_stored, train, write_report
 from tests.conftest import write_features
+from tests.images.test_stl10 import images, write
 from tests.transfer.conftest import CLASSES, rows_of
 
 
@@ -191,6 +201,37 @@ def test_a_store_is_predicted_from_its_features(done: tuple[Path, TrainingReport
     assert [each.image for each in found] == [f"c{number % 3}/{number:04d}.jpg" for number in range(400)]
     assert np.mean([each.image.startswith(f"{each.top[0][0]}/") for each in found]) > 0.95
     assert all(len(each.top) == 2 and each.top[0][1] >= each.top[1][1] for each in found)
+
+
+def test_a_stored_row_that_is_no_number_is_predicted_to_be_nothing(
+    done: tuple[Path, TrainingReport], tmp_path: Path
+) -> None:
+    """Its class was the first there is, with a probability of NaN, which is no JSON."""
+    rows = rows_of(20)
+    rows[3, 2], rows[5, 0] = np.nan, np.inf
+    write_features(tmp_path / "nan.store", rows)
+    with Store(tmp_path / "nan.store") as store:
+        found = list(predict_stored(done[1].head, store))
+    assert [number for number, each in enumerate(found) if each.error is not None] == [3, 5]
+    assert found[3].image == "c0/0003.jpg" and "no finite numbers" in found[3].to_dict()["error"]
+
+
+def test_a_head_of_imported_features_takes_no_pictures_and_says_so(done: tuple[Path, TrainingReport]) -> None:
+    head = replace(done[1].head, spec=FeatureSpec.of_imported("clip", (8,)))
+    with pytest.raises(FingerprintMismatchError, match=r"imported \(clip\).*--store STORE"):
+        Predictor(head)
+
+
+def test_the_sheet_shows_pictures_out_of_a_file_in_stl10_format(path: Path, tmp_path: Path) -> None:
+    """Their paths, `train_X.bin#7`, were taken for files that are gone."""
+    file = write(tmp_path, images(2))
+    with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
+        catalog.execute("UPDATE images SET path = ? || (id % 2)", [f"{file}#"])
+    report = trained(path, epochs=1)
+    with Store(path) as store:
+        notes = write_report(report, store, tmp_path / "report", tmp_path / "h.npz")
+    assert (tmp_path / "report" / "before_and_after.png").is_file()
+    assert not any("before_and_after" in note for note in notes)
 
 
 _DENSE = """
