@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamer.cli.common import STORE, Outcome, Records, command, progress_bars, say, stopping
-from streamer.errors import ConfigError, ExitCode
+from streamer.cli.common import STORE, Outcome, OutFile, Records, command, progress_bars, say, stopping
+from streamer.errors import ExitCode
 
 if TYPE_CHECKING:
     from streamer.transfer import Head, Prediction, TrainingReport
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["predict", "train"]
 
 _SHARE = click.FloatRange(0, 1, max_open=True)
-_DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), default="auto", help="Where to run.")
+_SEED = click.IntRange(0, 2**64 - 1)
+_DEVICES = click.Choice(["auto", "cpu", "gpu"])
 
 
 @click.command()
@@ -29,10 +30,13 @@ _DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), de
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE.csv", help="key,label; not the stored ones.")
 @click.option("--exclude-label", "exclude", multiple=True, metavar="LABEL", help="Leave a label out, as clutter.")
 @click.option(
-    "--head", type=click.Path(path_type=Path), metavar="OUT.npz", help="[default: STORE/heads/OUTPUT-KIND.npz]"
+    "--head",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT.npz",
+    help="[default: STORE/heads/OUTPUT-KIND.npz]",
 )
 @click.option("--report", type=click.Path(path_type=Path, file_okay=False), metavar="FOLDER", help="Figures and plots.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of split, order and weights.")
+@click.option("--seed", type=_SEED, default=0, show_default=True, help="Of split, order and weights.")
 @click.option("--test-share", type=_SHARE, default=0.2, show_default=True, help="Of the images, to test on.")
 @click.option("--validation-share", type=_SHARE, default=0.1, show_default=True, help="To choose and to stop by.")
 @click.option("--epochs", type=click.IntRange(min=1), default=40, show_default=True, help="At most.")
@@ -46,7 +50,7 @@ _DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), de
 @click.option("--pool", type=click.Choice(["flatten", "gap"]), default="flatten", show_default=True, help="Of maps.")
 @click.option("--units", type=click.IntRange(min=1), help="Of dense. [default: 256, or what the memory allows]")
 @click.option("--memory", metavar="SIZE", help="Such as 1GiB. [default: that of the last run]")
-@_DEVICE
+@click.option("--device", type=_DEVICES, default="auto", show_default=True, help="Where to train dense.")
 @command
 def train(
     store: Path,
@@ -78,6 +82,8 @@ def train(
         raise click.UsageError(
             f"--test-share {test_share} and --validation-share {validation_share} leave nothing to train on"
         )
+    if kind == "linear":
+        _refuse("--kind linear", {"--units": units, "--device": device if device == "gpu" else None})
     budget_bytes = _size(memory)
     with Store(store) as opened, stopping() as should_stop, progress_bars() as progress:
         done = train_head(
@@ -108,6 +114,13 @@ def train(
     return done.to_dict(str(target)), "\n".join(lines), done.exit_code
 
 
+def _refuse(where: str, options: Mapping[str, object]) -> None:
+    """What would go unheeded there."""
+    for option, value in options.items():
+        if value is not None:
+            raise click.UsageError(f"{option} {value}: is of no effect with {where}; leave one out")
+
+
 def _size(memory: str | None) -> int | None:
     from streamer.config import parse_bytes
 
@@ -122,7 +135,7 @@ def _size(memory: str | None) -> int | None:
 def _summary(done: TrainingReport, target: Path) -> list[str]:
     averages = done.averages()
     return [
-        f"{len(done.head.classes)} classes; images to train on {done.rows['train']}, to validate on "
+        f"{len(done.head.classes)} classes; rows to train on {done.rows['train']}, to validate on "
         f"{done.rows['validation']}, to test on {done.rows['test']}",
         f"accuracy {done.before_accuracy:.3f} before training, {done.test_accuracy:.3f} after; mean over the classes: "
         f"precision {averages['precision']:.3f}, recall {averages['recall']:.3f}, F1 {averages['f1']:.3f}",
@@ -137,12 +150,18 @@ def _summary(done: TrainingReport, target: Path) -> list[str]:
 @click.argument("images", nargs=-1, metavar="IMAGE|FOLDER...", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), metavar="STORE", help="All images of a store, as stored.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels of each picture.")
-@click.option("--csv", "table", type=click.Path(path_type=Path), metavar="OUT.csv", help="image,label,probability")
-@click.option("--memory", metavar="SIZE", default="1GiB", show_default=True)
-@_DEVICE
+@click.option("--csv", "table", type=OutFile(), metavar="OUT.csv", help="image,label,probability")
+@click.option("--memory", metavar="SIZE", help="For the network. [default: 1GiB]")
+@click.option("--device", type=_DEVICES, help="Where to run the network. [default: auto]")
 @command
 def predict(
-    head: Path, images: tuple[Path, ...], store: Path | None, top: int, table: Path | None, memory: str, device: str
+    head: Path,
+    images: tuple[Path, ...],
+    store: Path | None,
+    top: int,
+    table: Path | None,
+    memory: str | None,
+    device: str | None,
 ) -> Outcome:
     """Say what a trained HEAD takes each picture for: of files, of folders, or of a store."""
     from streamer.store import Store
@@ -150,11 +169,13 @@ def predict(
 
     if bool(images) == (store is not None):
         raise click.UsageError("name pictures or folders, or a store with --store: one of the two")
+    if store is not None:
+        _refuse("--store", {"--memory": memory, "--device": device})
     loaded = Head.load(head)
     if store is not None:
         with Store(store) as opened:
             return _told(loaded, head, predict_stored(loaded, opened, top), table)
-    with Predictor(loaded, budget_bytes=_size(memory) or 2**30, device=device) as predictor:
+    with Predictor(loaded, budget_bytes=_size(memory) or 2**30, device=device or "auto") as predictor:
         return _told(loaded, head, predictor.stream(images, top), table)
 
 
@@ -165,8 +186,6 @@ def _told(head: Head, path: Path, predictions: Iterable[Prediction], table: Path
     with contextlib.ExitStack() as opened:
         rows: Any = None
         if table is not None:
-            if not table.parent.is_dir():
-                raise ConfigError(f"--csv {table}: there is no folder {table.parent}; make it first")
             partial = opened.enter_context(published(table))
             # Strange bytes in a name are kept as the file system gives them.
             file = partial.open("w", encoding="utf-8", errors="surrogateescape", newline="")

@@ -102,7 +102,7 @@ def train(
     Raises
     ------
     ConfigError
-        If there is no such output, or the labels file is wrong.
+        If there is no such output, it is no map and `pool` is ``gap``, or the labels file is wrong.
     StreamerError
         If there is no label, one class only, or nothing to test on.
     StoreCorruptError
@@ -145,8 +145,9 @@ def train(
     classes = sides["train"].classes
     _require_enough(store, counts)
     shape = store.spec.outputs[output]
-    pooled = pool if len(shape) > 1 else "flatten"
-    inputs = shape[-1] if pooled == "gap" else prod(shape)
+    if pool == "gap" and len(shape) == 1:
+        raise ConfigError(f"{store.path}: pool 'gap' is for maps, and {output} of {shape[0]} numbers is pooled already")
+    inputs = shape[-1] if pool == "gap" else prod(shape)
     budget = budget_bytes or int(store.catalog.settings().get("extract", {}).get("budget_bytes", 2**30))
     plan = _plan(kind, budget, inputs, 4 * prod(shape), len(classes), batch_size, units)
     what = f"{plan.choice} penalties" if kind == "linear" else f"{plan.choice} units"
@@ -163,7 +164,7 @@ def train(
         classes=classes,
         spec=store.spec.of_queries().for_output(output),
         fingerprint=store.spec.of_queries().fingerprint,
-        pool=pooled,
+        pool=pool,
         mean=mean,
         scale=scale,
         layers=untrained([inputs, *hidden, len(classes)], seed),
@@ -182,7 +183,7 @@ def train(
         rows={side: int(each.sum()) for side, each in counts.items()},
         split=split,
         class_weights="balanced" if balanced else "none",
-        settings={**fitted.settings, "pool": pooled},
+        settings={**fitted.settings, "pool": pool},
         epochs=fitted.epochs,
         best_epoch=fitted.best_epoch,
         stopped=fitted.stopped,

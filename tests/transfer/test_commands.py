@@ -101,6 +101,15 @@ def test_wrong_use_has_its_codes(capsys: pytest.CaptureFixture[str], library: Pa
     assert streamer(capsys, "train", store, "--memory", "much")[0] == 2
     assert streamer(capsys, "train", store, "--test-share", 0.6, "--validation-share", 0.5)[0] == 2
     assert streamer(capsys, "train", store, "--labels", tmp_path / "none.csv")[0] == 2
+    assert streamer(capsys, "train", store, "--seed", 2**64)[0] == 2
+    code, _, err = streamer(capsys, "train", store, "--head", tmp_path)
+    assert code == 2 and "is a directory" in err  # it was found out when the head was trained
+    for option, value in (("--units", 64), ("--device", "gpu")):
+        code, _, err = streamer(capsys, "train", store, option, value)
+        assert code == 2 and f"{option} {value}: is of no effect with --kind linear" in err
+    for option, value in (("--memory", "2GiB"), ("--device", "cpu")):
+        code, _, err = streamer(capsys, "predict", tmp_path / "none.npz", "--store", store, option, value)
+        assert code == 2 and f"{option} {value}: is of no effect with --store" in err
     code, data = streamer_json(capsys, "train", store, "--memory", "10MiB")
     assert code == 12 and "--memory" in data["error"]
     code, data = streamer_json(capsys, "predict", tmp_path / "none.npz", "a.jpg")

@@ -150,6 +150,8 @@ def test_without_a_validation_side_the_last_epoch_counts(path: Path) -> None:
 def test_what_cannot_be_trained_says_why(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no output 'fc9'; there are: fc2"):
         trained(path, output="fc9")
+    with pytest.raises(ConfigError, match="pool 'gap' is for maps, and fc2 of 8 numbers is pooled already"):
+        trained(path, pool="gap")
     with pytest.raises(StreamerError, match="of 400 labelled images 0 fall to the test"):
         trained(path, test_share=0.0)
     with pytest.raises(BudgetTooSmallError):
