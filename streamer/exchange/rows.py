@@ -32,7 +32,7 @@ def export_blocks(store: Store, outputs: Sequence[str]) -> Iterator[ExportBlock]
     ExportBlock
         Of some megabytes, or one image.
     """
-    ids = store.images()[:, 0].copy()  # of three columns
+    ids = store.ids()
     row_bytes = 4 * sum(store.feature_length(output) for output in outputs)
     step = max(1, min(_MOST_ROWS, _BLOCK_BYTES // row_bytes))
     for start in range(0, len(ids), step):

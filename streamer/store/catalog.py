@@ -230,14 +230,16 @@ class Catalog:
             yield block[:, 0], block[:, 1], block[:, 2]
 
     def examples(self, block_size: int) -> Iterator[list[tuple[int, int, int, int, str, str, bytes]]]:
-        """``(id, copy, shard, row, key, label, content)`` of the rows of so many live images at a time, by id and copy.
+        """``(id, copy, shard, row, key, label, content)`` of the rows of live images, about so many at a time.
 
-        `copy` is 0 for an image itself, and the number of an augmented copy for others. See `places`.
+        By id and copy: `copy` is 0 for an image itself, and the number of an augmented copy for others. A block has
+        all rows of its images. See `places`.
         """
+        images = max(1, block_size // (1 + self.spec.copies))
         some = "WITH some AS (SELECT id, key, label, content FROM images WHERE id > ? ORDER BY id LIMIT ?) "
         query = some + self._with_copies("some", "id, {copy}, shard, row, key, label, content")
         last = 0
-        while found := self._db.execute(query, (last, block_size)).fetchall():
+        while found := self._db.execute(query, (last, images)).fetchall():
             last = found[-1][0]
             yield found
 

@@ -18,7 +18,7 @@ __all__ = ["ChosenLabels"]
 
 _LOG = logging.getLogger(__name__)
 
-_BLOCK_IMAGES = 10_000
+_BLOCK_ROWS = 10_000
 _NAMED = 3
 
 
@@ -55,7 +55,7 @@ class ChosenLabels:
         counts: dict[str, int] = {}
         images = 0
         unnamed: list[str] = []
-        for block in store.catalog.examples(_BLOCK_IMAGES):
+        for block in store.catalog.examples(_BLOCK_ROWS):
             kept, kept_numbers = [], []
             for _, copy, _, _, key, stored, _ in block:
                 if copy:

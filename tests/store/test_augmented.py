@@ -35,6 +35,14 @@ def test_copies_stay_with_what_moved_and_go_with_what_went(path: Path) -> None:
     assert in_blocks[0] == in_blocks[1] == in_blocks[2] == sorted(in_blocks[2])
 
 
+def test_rows_are_looked_up_in_blocks_that_do_not_grow_with_the_copies(path: Path) -> None:
+    with Store(path) as store:
+        (whole,) = store.catalog.examples(1000)
+        blocks = list(store.catalog.examples(6))
+        assert max(map(len, blocks)) == 6 and len(blocks) > 1  # of two images, with two copies each
+        assert [row for block in blocks for row in block] == whole
+
+
 def test_compact_keeps_live_copies_and_drops_the_dead(path: Path) -> None:
     before = contents(path)
     with Store(path) as store:
