@@ -201,8 +201,13 @@ def _require_enough(store: Store, counts: dict[str, NDArray[np.int64]]) -> None:
     if rows < _FEWEST_TEST_ROWS:
         total = sum(int(each.sum()) for each in counts.values())
         raise StreamerError(
-            f"{store.path}: of {total} labelled images {rows} fall to the test, and {_FEWEST_TEST_ROWS} are the least "
+            f"{store.path}: of {total} labelled rows {rows} fall to the test, and {_FEWEST_TEST_ROWS} are the least "
             "that say anything; label more images, or give a larger --test-share"
+        )
+    if not counts["train"].sum():
+        raise StreamerError(
+            f"{store.path}: all labelled images fall to the test or to validation, as images of the same bytes bear "
+            "labels of several classes; give each of them one label, or smaller shares"
         )
 
 

@@ -22,9 +22,9 @@ from streamer.errors import (
     StoreCorruptError,
     StreamerError,
 )
-from streamer.store import CatalogWriter, FeatureSpec, Store
+from streamer.store import CatalogWriter, FeatureSpec, Store, StoreWriter
 from streamer.transfer import Head, Predictor, TrainingReport, predict_stored, train, write_report
-from tests.conftest import write_features
+from tests.conftest import feature_batch, spec, write_features
 from tests.images.test_stl10 import images, write
 from tests.transfer.conftest import CLASSES, rows_of
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_trained_says_why(path: Path, tmp_path: Path) -> None:
         trained(path, output="fc9")
     with pytest.raises(ConfigError, match="pool 'gap' is for maps, and fc2 of 8 numbers is pooled already"):
         trained(path, pool="gap")
-    with pytest.raises(StreamerError, match="of 400 labelled images 0 fall to the test"):
+    with pytest.raises(StreamerError, match="of 400 labelled rows 0 fall to the test"):
         trained(path, test_share=0.0)
     with pytest.raises(BudgetTooSmallError):
         trained(path, budget_bytes=2**20)
@@ -160,6 +160,15 @@ def test_what_cannot_be_trained_says_why(path: Path, tmp_path: Path) -> None:
     write_features(bare, rows_of(9), [f"{number}.jpg" for number in range(9)])
     with pytest.raises(StreamerError, match="none of its 9 images has a label"):
         trained(bare)
+
+
+def test_a_training_side_without_an_image_is_told(tmp_path: Path) -> None:
+    """What bears labels of two classes is never moved to the training side: numpy met an empty array."""
+    batch = feature_batch([f"{'ab'[number % 2]}/{number}.jpg" for number in range(8)], rows_of(8))
+    with StoreWriter(tmp_path / "a.store", spec(), engine="test", limits="") as writer:
+        writer.append(replace(batch, contents=tuple(bytes([number // 2]) * 16 for number in range(8))))
+    with pytest.raises(StreamerError, match="all labelled images fall to the test or to validation"):
+        trained(tmp_path / "a.store", test_share=0.9, validation_share=0.0)
 
 
 def test_values_that_are_no_numbers_are_named_and_zeros_are_fine(tmp_path: Path) -> None:
