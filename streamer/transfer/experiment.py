@@ -157,6 +157,8 @@ def train(
         "train": dataset("train", plan.buffer_bytes),
         **{side: dataset(side, plan.plain_buffer_bytes) for side in ("validation", "test")},
     }
+    if any(each.classes != classes for each in sides.values()):
+        raise StreamerError(f"{store.path}: a class was removed by another run while this one began; train again")
     mean, scale = _statistics(dataset("train", plan.plain_buffer_bytes), progress, should_stop)
     hidden = [] if kind == "linear" else [plan.choice]
     start = Head(

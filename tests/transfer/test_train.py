@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,7 +25,9 @@ from streamer.errors import (
 )
 from streamer.store import CatalogWriter, FeatureSpec, Store, StoreWriter
 from streamer.transfer import Head, Predictor, TrainingReport, predict_stored, train, write_report
-from tests.conftest import feature_batch, spec, write_features
+from streamer.transfer.experiment import _plan
+from streamer.transfer.plan import TrainPlan
+from tests.conftest import delete, feature_batch, spec, write_features
 from tests.images.test_stl10 import images, write
 from tests.transfer.conftest import CLASSES, rows_of
 
@@ -160,6 +163,20 @@ def test_what_cannot_be_trained_says_why(path: Path, tmp_path: Path) -> None:
     write_features(bare, rows_of(9), [f"{number}.jpg" for number in range(9)])
     with pytest.raises(StreamerError, match="none of its 9 images has a label"):
         trained(bare)
+
+
+def test_a_class_that_goes_as_training_begins_does_not_rename_the_others(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A label is a place among the classes: those behind the one that is gone moved up."""
+
+    def plan(*given: Any) -> TrainPlan:
+        delete(path, [f"c0/{number:04d}.jpg" for number in range(0, 400, 3)])
+        return _plan(*given)
+
+    monkeypatch.setattr("streamer.transfer.experiment._plan", plan)
+    with pytest.raises(StreamerError, match="a class was removed by another run"):
+        trained(path)
 
 
 def test_a_training_side_without_an_image_is_told(tmp_path: Path) -> None:
