@@ -26,7 +26,7 @@ _OF_BATCH = 4
 # Of the budget: the window that images are mixed in, at the least and at the most.
 _LEAST_WINDOW = 1 / 32
 _LARGEST_WINDOW = 1 / 8
-# Images of the validation and the test side come in the order of the store.
+# Images of the validation and the test side, which both stay open, come in the order of the store.
 _PLAIN_WINDOW = 1 / 64
 
 
@@ -39,7 +39,7 @@ class TrainPlan:
     choice : int
         Candidates that are trained side by side, or units of the hidden layer.
     buffer_bytes, plain_buffer_bytes : int
-        For the windows of the training side, and of the others.
+        For the windows of the training side, and of each of the others.
     expected_bytes : int
         Resident size that all this should come to.
     """
@@ -107,7 +107,7 @@ def _fitted(budget: int, held: Sequence[tuple[int, int]], batch_bytes: int, what
         spare = budget - fixed
         if spare >= max(_LEAST_WINDOW * budget, 2 * batch_bytes):
             window = min(int(_LARGEST_WINDOW * budget), spare)
-            return TrainPlan(choice, window, int(_PLAIN_WINDOW * budget), fixed + window)
+            return TrainPlan(choice, window, int(_PLAIN_WINDOW * budget) // 2, fixed + window)
     needed = held[-1][1] + _OF_BATCH * batch_bytes
     minimum = max((needed + 2 * batch_bytes) / (1 - _PLAIN_WINDOW), needed / (1 - _PLAIN_WINDOW - _LEAST_WINDOW))
     rounded = -(-int(minimum + 1) // (16 * _MIB)) * 16 * _MIB

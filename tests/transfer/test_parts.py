@@ -10,7 +10,7 @@ from streamer.errors import BudgetTooSmallError
 from streamer.transfer.fit import class_weights_of
 from streamer.transfer.measure import measure
 from streamer.transfer.moments import moments
-from streamer.transfer.plan import plan_dense, plan_linear
+from streamer.transfer.plan import _DENSE_BYTES, _OF_BATCH, _OF_DENSE, plan_dense, plan_linear
 from tests.transfer.test_head import a_head
 
 MIB = 2**20
@@ -70,6 +70,11 @@ def test_a_plan_takes_what_fits_and_names_the_smallest_budget_that_would_do() ->
     for budget, expected in ((8 * 2**30, 256), (1536 * MIB, 128), (2**30, 64)):
         plan = plan_dense(budget, batch=32, units=units, **maps)
         assert plan.choice == expected and plan.expected_bytes <= budget
+    # All windows are within what is expected: the validation and the test side stay open together.
+    alone = plan_dense(2**30, batch=32, units=[64], **maps)
+    weights = 4 * (maps["inputs"] + 1) * 64 + 4 * 65 * 10
+    held = _DENSE_BYTES + int(_OF_DENSE * weights) + _OF_BATCH * 32 * maps["row_bytes"]
+    assert held + alone.buffer_bytes + 2 * alone.plain_buffer_bytes <= alone.expected_bytes
     assert plan_linear(2**30, batch=64, candidates=4, **maps).choice == 4
     assert 1 <= plan_linear(640 * MIB, batch=64, candidates=4, **(maps | {"classes": 60})).choice < 4
     for plan_of, options in (
