@@ -168,13 +168,13 @@ def predict_stored(head: Head, store: Store, top: int = 5) -> Iterator[Predictio
     rows = max(1, _BLOCK_BYTES // (4 * store.feature_length(head.output)))
     for ids, features in store.blocks(head.output, rows):
         names = store.catalog.names(ids.tolist())
-        finite = np.isfinite(features).all(axis=1).tolist()
+        unusable = set(ids[~np.isfinite(features).all(axis=1)].tolist())
         with np.errstate(invalid="ignore"):
             probabilities = head.probabilities(features.reshape(-1, *head.shape))
-        for number, row, good in zip(ids.tolist(), probabilities, finite, strict=True):
+        for number, row in zip(ids.tolist(), probabilities, strict=True):
             if number not in names:  # it has just been removed
                 continue
-            if good:
+            if number not in unusable:
                 yield Prediction(names[number][0], _top(head, row, top))
             else:
                 yield Prediction(names[number][0], (), "its features hold values that are no finite numbers")
