@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Augmentation", "Batch", "Decoded", "ExportBlock", "FeatureBatch", "Hit", "ImageRef", "Progress", "Rejected"]
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Decoded",
+    "ExportBlock",
+    "FeatureBatch",
+    "Hit",
+    "ImageRef",
+    "Progress",
+    "Rejected",
+    "key_hash",
+]
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the images done, and the images to do."""
@@ -42,6 +54,11 @@ class ImageRef:
     size: int
     mtime_ns: int
     label: str
+
+
+def key_hash(key: str) -> int:
+    """A number of 64 bits for a key, by which many are looked up in little memory: alike on every machine."""
+    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,13 @@ import re
 import unicodedata
 from array import array
 from collections.abc import Iterator
-from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from streamer.errors import StreamerError
-from streamer.records import ExportBlock
+from streamer.records import ExportBlock, key_hash
 
 __all__ = ["KeysFile", "KeysWriter", "Names", "checked_names", "count_names"]
 
@@ -140,19 +139,15 @@ def count_names(names: Names) -> int:
     """
     hashes = array("Q")
     for _, key, _ in checked_names(names):
-        hashes.append(_hash(key))
+        hashes.append(key_hash(key))
     numbers = np.sort(np.frombuffer(hashes, dtype=np.uint64)) if hashes else np.empty(0, np.uint64)
     suspects = set(numbers[1:][numbers[1:] == numbers[:-1]].tolist())
     if suspects:
         first: dict[str, int] = {}
         for line, key, _ in checked_names(names):
-            if _hash(key) in suspects and first.setdefault(key, line) != line:
+            if key_hash(key) in suspects and first.setdefault(key, line) != line:
                 raise StreamerError(
                     f"{names.place(line)}: the key {key!r} stands at {names.place(first[key])} already; every image "
                     "has a key of its own"
                 )
     return len(hashes)
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

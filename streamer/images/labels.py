@@ -9,13 +9,12 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from streamer.errors import ConfigError
-from streamer.records import ImageRef, Rejected
+from streamer.records import ImageRef, Rejected, key_hash
 
 __all__ = ["Labels", "labelled", "read_labels"]
 
@@ -60,7 +59,7 @@ class Labels:
 
     def place(self, key: str) -> int | None:
         """Where the key stands among all, 0 to n - 1; None where the file does not have it."""
-        wanted = _hash(key)
+        wanted = key_hash(key)
         place = bisect_left(self._hashes, wanted)
         return place if place < len(self._hashes) and self._hashes[place] == wanted else None
 
@@ -102,7 +101,7 @@ def read_labels(path: Path) -> Labels:
     hashes, numbers, lines = array("Q"), array("I"), array("I")
     known: dict[str, int] = {}
     for line, key, label in _rows(path):
-        hashes.append(_hash(key))
+        hashes.append(key_hash(key))
         numbers.append(known.setdefault(label, len(known)))
         lines.append(line)
     if not hashes:
@@ -190,10 +189,6 @@ def _tell(labels: Labels, met: np.ndarray, images: int, unnamed: list[str], unna
 
 def _some(keys: list[str], count: int) -> str:
     return ", ".join(map(repr, keys)) + (", ..." if count > len(keys) else "")
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import ConfigError, StreamerError
 from streamer.images import read_labels
+from streamer.records import key_hash
 from streamer.store import Store
 
 __all__ = ["ChosenLabels"]
@@ -69,7 +69,7 @@ class ChosenLabels:
                 if not label and len(unnamed) < _NAMED:
                     unnamed.append(key)
                 if label and label not in exclude:
-                    kept.append(_hash(key))
+                    kept.append(key_hash(key))
                     kept_numbers.append(known.setdefault(label, len(known)))
             hashes.append(np.array(kept, np.uint64))
             numbers.append(np.array(kept_numbers, np.int32))
@@ -111,7 +111,7 @@ class ChosenLabels:
 
     def get(self, key: str, default: str = "", /) -> str:
         """The label of a key; `default` where the image does not count."""
-        wanted = np.uint64(_hash(key))
+        wanted = np.uint64(key_hash(key))
         place = int(np.searchsorted(self._hashes, wanted))
         if place == len(self._hashes) or self._hashes[place] != wanted:
             return default
@@ -120,7 +120,3 @@ class ChosenLabels:
 
 def _some(keys: Sequence[str], count: int) -> str:
     return ", ".join(map(repr, keys)) + (", ..." if count > len(keys) else "")
-
-
-def _hash(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -81,6 +81,6 @@ def test_another_encoding_is_told(tmp_path: Path) -> None:
 
 
 def test_equal_hashes_of_other_keys_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_hash", len)
+    monkeypatch.setattr(module, "key_hash", len)
     assert count_names(names(tmp_path, "key\na.jpg\nb.jpg\nccc.jpg\n")) == 3
     assert "stands at keys.csv:3 already" in fault(names(tmp_path, "key\na.jpg\nb.jpg\nb.jpg\n"), tmp_path)
