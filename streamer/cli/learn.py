@@ -78,7 +78,7 @@ def train(
     from streamer.transfer import train as train_head
     from streamer.transfer import write_report
 
-    if test_share + validation_share >= 1:
+    if not test_share + validation_share < 1:  # nan is not
         raise click.UsageError(
             f"--test-share {test_share} and --validation-share {validation_share} leave nothing to train on"
         )

@@ -47,6 +47,7 @@ class ChosenLabels:
     """
 
     def __init__(self, store: Store, table: Path | None = None, exclude: Sequence[str] = ()) -> None:
+        exclude = tuple(dict.fromkeys(exclude))
         labels = read_labels(table) if table is not None else None
         met = np.zeros(len(labels) if labels is not None else 0, dtype=bool)
         hashes: list[NDArray[np.uint64]] = []
@@ -99,6 +100,8 @@ class ChosenLabels:
             self.notes.append(f"{counts[label]} images labelled {label!r} are left out")
         for note in self.notes:
             _LOG.warning("%s", note)
+        if exclude and not known:
+            raise StreamerError(f"{store.path}: all labels it has are left out: {', '.join(exclude)}; leave out fewer")
         if len(known) == 1:
             raise StreamerError(
                 f"{store.path}: all {sum(map(len, hashes))} labelled images are {next(iter(known))!r}; a head tells "

@@ -102,6 +102,7 @@ def test_wrong_use_has_its_codes(capsys: pytest.CaptureFixture[str], library: Pa
     assert streamer(capsys, "train", store, "--test-share", 0.6, "--validation-share", 0.5)[0] == 2
     assert streamer(capsys, "train", store, "--labels", tmp_path / "none.csv")[0] == 2
     assert streamer(capsys, "train", store, "--seed", 2**64)[0] == 2
+    assert streamer(capsys, "train", store, "--test-share", "nan")[0] == 2
     code, _, err = streamer(capsys, "train", store, "--head", tmp_path)
     assert code == 2 and "is a directory" in err  # it was found out when the head was trained
     for option, value in (("--units", 64), ("--device", "gpu")):

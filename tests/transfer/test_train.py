@@ -125,6 +125,8 @@ def test_a_label_is_left_out_where_that_is_asked_for(path: Path) -> None:
         trained(path, exclude=["c7"])
     with pytest.raises(StreamerError, match="all 134 labelled images are 'c0'; a head tells"):
         trained(path, exclude=["c1", "c2"])
+    with pytest.raises(StreamerError, match="all labels it has are left out: c2, c1, c0; leave out fewer"):
+        trained(path, exclude=["c2", "c1", "c2", "c0"])  # it said that no image has a label
 
 
 def test_a_class_with_a_single_picture_is_trained_on_and_not_averaged(
