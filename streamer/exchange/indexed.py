@@ -56,6 +56,8 @@ def index_imported(
         generation = None
     if generation is not None:
         given |= _as_built(generation.manifest, given["search"])
+    elif given["search"].get("metric") == "l2":  # which no other index knows
+        given["index"] = {"kind": "exact"}
     return run(Config.model_validate(given), ("reduce", "index"), progress=progress, should_stop=should_stop)
 
 

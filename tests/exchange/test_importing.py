@@ -15,7 +15,7 @@ from streamer.errors import ConfigError, FingerprintMismatchError, Interrupted, 
 from streamer.exchange import batches, export_features, import_features, index_imported
 from streamer.index import current_generation
 from streamer.store import Store
-from tests.conftest import publish_index, write_features
+from tests.conftest import publish_index, remember, write_features
 
 
 def features(count: int = 57, *shape: int) -> np.ndarray:
@@ -345,6 +345,17 @@ def test_the_index_is_made_as_it_was_made_before(tmp_path: Path) -> None:
     current = current_generation(tmp_path / "a.store" / "index")
     assert current is not None
     assert (current.manifest.kind, current.manifest.components, current.manifest.rows) == ("ivf", 4, 90)
+
+
+def test_a_damaged_index_of_a_store_searched_by_l2_is_made_anew(tmp_path: Path) -> None:
+    """The default index knows angles only: the config that it was made by was refused."""
+    take(tmp_path, features(60))
+    remember(tmp_path / "a.store", metric="l2")
+    made = publish_index(tmp_path / "a.store", "exact")
+    (made.path / "manifest.json").write_text("torn", encoding="utf-8")
+    report = index_imported(tmp_path / "a.store")
+    current = current_generation(tmp_path / "a.store" / "index")
+    assert report is not None and current is not None and current.manifest.kind == "exact"
 
 
 def test_a_store_without_images_gets_no_index(tmp_path: Path) -> None:
