@@ -200,13 +200,13 @@ class IvfIndex:
         for first, last in zip(groups, [*groups[1:], len(order)], strict=True):
             begin, size = first_rows[first], lengths[first]
             vectors = self._vectors[begin : begin + size]
-            self._mapped.touched(vectors.nbytes)
             if last - first <= _FEW_QUERIES:
                 for owner, place in zip(owners[first:last], places[first:last], strict=True):
                     np.dot(vectors, queries[owner], out=flat[place : place + size])
                 continue
             for place, line in zip(places[first:last], queries[owners[first:last]] @ vectors.T, strict=True):
                 flat[place : place + size] = line
+        self._mapped.touched(sum(lengths[first] for first in groups) * self._vectors.itemsize * self._vectors.shape[1])
         count = min(count, width)
         best = np.argpartition(scores, width - count, axis=1)[:, width - count :]
         near = np.take_along_axis(scores, best, axis=1)
