@@ -177,4 +177,5 @@ def test_any_history_ends_as_a_fresh_build(tmp_path: Path) -> None:
                         beside += searcher.store.catalog.count_since(searcher.generation.manifest.newest_id)[1] > 0
 
     live()
-    assert beside > NIGHTS * HISTORIES // 4  # nights with images beside the index: the histories were what they should be
+    # Nights with images beside the index: the histories were what they should be.
+    assert beside > NIGHTS * HISTORIES // 4
