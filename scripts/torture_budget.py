@@ -19,7 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from streamer.config import load_config, parse_bytes
-from streamer.pipeline import _network
+from streamer.pipeline.configured import chosen_network
 from streamer.records import FeatureBatch, ImageRef
 from streamer.store import StoreWriter
 from tests.memory_group import memory_group
@@ -32,7 +32,7 @@ def fill(store: Path, config: Path, rows: int) -> None:
     random = np.random.default_rng(0)
     directions = random.normal(size=(64, 7 * 7 * 512)).astype(np.float32)
     settings = load_config(config)
-    with StoreWriter(store, _network(settings).spec(), engine="drawn", limits="") as writer:
+    with StoreWriter(store, chosen_network(settings).spec(), engine="drawn", limits="") as writer:
         for start in range(0, rows, BATCH):
             refs = tuple(ImageRef(f"{number:06d}.jpg", "", 1, 1, "") for number in range(start, start + BATCH))
             maps = random.normal(size=(BATCH, 64)).astype(np.float32) @ directions

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamer import extraction
 from streamer.backbones import Output
 from streamer.engines import Engine
 from streamer.errors import EngineUnavailableError
@@ -89,8 +88,10 @@ def test_a_gpu_that_the_engine_cannot_use_is_done_without(
             raise EngineUnavailableError("the backend sees none")
         return Stub(8)
 
-    monkeypatch.setattr(extraction, "choose_device", lambda device: "gpu" if device != "cpu" else "cpu")
-    monkeypatch.setattr(extraction, "open_engine", open_engine)
+    monkeypatch.setattr(
+        "streamer.extraction.extractor.choose_device", lambda device: "gpu" if device != "cpu" else "cpu"
+    )
+    monkeypatch.setattr("streamer.extraction.extractor.open_engine", open_engine)
     with caplog.at_level(logging.WARNING):
         extractor = Extractor(network(), settings(device="auto", budget_bytes=2**32))
         extractor.start()

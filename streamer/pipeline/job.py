@@ -1,4 +1,4 @@
-"""extract -> reduce -> index: the one place where the rooms are wired together."""
+"""One job: the plan before anything is made, the lock, the stages in their order, and the report at the end."""
 
 from __future__ import annotations
 
@@ -7,53 +7,46 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from typing import TypeVar
 
-from streamer.backbones import Output
-from streamer.config import Config, format_bytes
-from streamer.config import Source as SourceChoice
-from streamer.errors import (
-    ConfigError,
-    ExitCode,
-    FingerprintMismatchError,
-    IndexMissingError,
-    Interrupted,
-    StoreMissingError,
-    StreamerError,
-    exit_code_of,
-)
-from streamer.extraction import Extractor, ExtractSettings, Network
-from streamer.files import require_space
-from streamer.images import FolderSource, Labels, Stl10Source, labelled, read_labels
-from streamer.index import annoy_installed, current_generation, require_annoy
+from streamer.config import Config
+from streamer.errors import ExitCode, IndexMissingError, StreamerError, exit_code_of
+from streamer.extraction import Extractor
+from streamer.images import Labels, labelled
+from streamer.index import current_generation
 from streamer.indexing import IndexBuilder, IndexSettings
-from streamer.memory import MemoryWatch, budget_bytes, give_back_memory, resident_bytes
-from streamer.records import Augmentation, ImageRef, Progress, Rejected
+from streamer.memory import MemoryWatch, budget_bytes, resident_bytes
+from streamer.pipeline.configured import (
+    chosen_network,
+    extract_settings,
+    index_settings,
+    labels_of,
+    open_source,
+    source_choice,
+    stored,
+)
+from streamer.pipeline.extract import ExtractStage
+from streamer.records import ImageRef, Progress, Rejected
 from streamer.report import Report
 from streamer.runlog import call_on_failure, keep_report, log_to
 from streamer.store import (
-    Changes,
     FeatureSpec,
     RunRecord,
     Store,
     StoreLock,
     StoreWriter,
-    find_changes,
     recorded,
     require_compression,
     writing,
     writing_bytes,
 )
 
-__all__ = ["run"]
+__all__ = ["STAGES", "run"]
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-# Of an image, in shard and catalog, beside its features.
-_NAMES_BYTES = 600
 
 STAGES = ("extract", "reduce", "index")
 
@@ -118,34 +111,12 @@ class _Job:
         self.began = time.monotonic()
 
     @cached_property
-    def settings(self) -> ExtractSettings:
-        config = self.config
-        return ExtractSettings(
-            engine=config.engine,
-            device=config.device,
-            budget_bytes=self.budget,
-            gpu_fraction=config.memory.gpu_fraction,
-            threads=config.run.threads,
-            max_pixels=config.images.max_pixels,
-            max_file_bytes=config.images.max_file,
-        )
+    def index(self) -> IndexSettings:
+        return index_settings(self.config)
 
     @cached_property
-    def index(self) -> IndexSettings:
-        config = self.config
-        if config.index.kind == "annoy":
-            require_annoy()
-        kind = config.index.kind or ("annoy" if annoy_installed() else "ivf")
-        return IndexSettings(
-            kind=kind,
-            components=config.reduce.components,
-            whiten=config.reduce.whiten,
-            parts=config.index.trees if kind == "annoy" else config.index.clusters,
-            effort=config.index.search_k if kind == "annoy" else config.index.probes,
-            seed=config.index.seed,
-            candidates=config.search.candidates,
-            recall=config.search.recall,
-        )
+    def labels(self) -> Labels | None:
+        return labels_of(self.config)
 
     def out_of_time(self) -> bool:
         limit = self.config.run.max_minutes
@@ -171,13 +142,13 @@ class _Job:
             yield extractor
 
     def _extractor(self) -> Extractor:
-        self._source()
-        _ = self._labels
+        open_source(self.config)
+        _ = self.labels
         compression = self.config.storage.compression
         require_compression(compression, "storage.compression")
-        network = _network(self.config)
-        held = writing_bytes(_stored(network, self.config), compression)
-        return Extractor(network, self.settings, writing_bytes=held)
+        network = chosen_network(self.config)
+        held = writing_bytes(stored(network, self.config), compression)
+        return Extractor(network, extract_settings(self.config), writing_bytes=held)
 
     def _check_plan(self, stages: Sequence[str], extractor: Extractor | None) -> None:
         held = resident_bytes()
@@ -189,7 +160,7 @@ class _Job:
     def _spec(self, extractor: Extractor | None) -> FeatureSpec:
         """What is to be extracted, or what is there."""
         if extractor is not None:
-            return _stored(extractor.network, self.config)
+            return stored(extractor.network, self.config)
         with Store(self.config.store) as store:
             return store.spec
 
@@ -222,10 +193,15 @@ class _Job:
     def _stages(
         self, stages: Sequence[str], writer: StoreWriter, extractor: Extractor | None, watch: MemoryWatch
     ) -> None:
-        writer.catalog.set_settings({"search": self.config.search.model_dump(), "extract": asdict(self.settings)})
+        settings = {"search": self.config.search.model_dump(), "extract": asdict(extract_settings(self.config))}
+        writer.catalog.set_settings(settings)
         if extractor is not None:
             self.report.engine, self.report.device = extractor.engine_name, extractor.device
-            self._timed("extract", lambda: self._extract(writer, extractor, watch))
+            stage = ExtractStage(
+                source_choice(self.config),
+                *(writer, extractor, self.report, self.progress, self.should_stop, self.out_of_time),
+            )
+            self._timed("extract", lambda: stage.run(self._listing(), watch))
         with Store(self.config.store) as store:
             self.report.images["failed"] = store.catalog.count("failures")
             with writing(self.config.store):
@@ -280,143 +256,6 @@ class _Job:
             commit_bytes=self.config.run.commit_size,
         )
 
-    # -- extract ------------------------------------------------------------------------------------------------------
-
-    def _extract(self, writer: StoreWriter, extractor: Extractor, watch: MemoryWatch) -> None:
-        began = time.monotonic()
-        changes = find_changes(self._listing(), writer.catalog, extractor.limits)
-        images = self.report.images
-        try:
-            images |= {"seen": changes.seen, "unchanged": changes.unchanged}
-            self._refuse_to_drop(changes, writer)
-            self._require_space(changes, writer)
-            missing = changes.missing_count()
-            writer.apply(changes)
-            _LOG.info(
-                "%d images: %d to look at, %d unchanged, %d gone, %d that failed before",
-                *(changes.seen, changes.pending_count, changes.unchanged, missing, changes.known_bad),
-            )
-            done = 0
-            if changes.pending_count:
-                _LOG.info("plan within %s: %s", format_bytes(self.budget), extractor.summary)
-                found = extractor.features(changes.pending(), watch, writer.knows, writer.spec.augmentation)
-                with contextlib.closing(found) as batches:
-                    for batch in batches:
-                        writer.append(batch)
-                        done += len(batch.originals) + len(batch.rejected) + len(batch.known)
-                        self.progress("extract", done, changes.pending_count)
-                        if self.should_stop() or self.out_of_time():
-                            break
-            self.report.engine, self.report.device = extractor.engine_name, extractor.device
-            extractor.close()
-            give_back_memory()
-            self.report.remaining = changes.pending_count - done
-            if self.report.remaining:
-                writer.commit()
-                images["removed"] = sum(1 for _ in changes.removed())
-            else:
-                writer.finish()
-                images["removed"] = changes.missing_count()
-            writer.publish_view()
-        finally:
-            changes.close()
-            images |= {name: writer.counts[name] for name in ("added", "updated", "moved")}
-            images["unchanged"] += writer.counts["unchanged"]
-        extracted = writer.counts["added"] + writer.counts["updated"]
-        self.report.images_per_second = round(extracted / (time.monotonic() - began), 3)
-        if self.report.remaining:
-            what = f"{done} of {changes.pending_count} images"
-            if self.should_stop():
-                raise Interrupted(f"stopped after {what}; all of them are committed, the next run goes on from there")
-            _LOG.warning("run.max_minutes are over after %s; the next run goes on from there", what)
-
-    def _require_space(self, changes: Changes, writer: StoreWriter) -> None:
-        images = changes.pending_count - self._likely_moved(changes)
-        share = writer.compressed_share()
-        row_bytes = share * writer.spec.row_bytes + _NAMES_BYTES
-        n_bytes = int(images * (1 + writer.spec.copies) * row_bytes)
-        require_space(self.config.store, n_bytes, f"extracting {images} images")
-
-    def _refuse_to_drop(self, changes: Changes, writer: StoreWriter) -> None:
-        """A disk that is not mounted looks like an empty folder, one of two that are joined like half a library."""
-        source, gone = self._wanted_source, changes.missing_count()
-        held = writer.catalog.count("images")
-        if changes.seen == 0 and gone and not source.allow_empty:
-            raise StreamerError(
-                f"{source.place}: holds no images at all, but the store holds {held}: nothing was changed. Is the "
-                "disk mounted? If the images are really gone, run once with --set source.allow_empty=true"
-            )
-        lost = gone - self._likely_moved(changes)
-        if lost > source.max_removed * held and changes.seen:
-            raise StreamerError(
-                f"{source.place}: {lost} of the {held} images in the store are gone, more than source.max_removed "
-                f"allows ({source.max_removed:.0%}): nothing was changed. Is part of the library not mounted? If the "
-                "images are really gone, run once with --set source.max_removed=1"
-            )
-
-    def _likely_moved(self, changes: Changes) -> int:
-        """The images of a file in STL-10's format are all of one size, which tells nothing of where they went."""
-        return 0 if self._wanted_source.stl10 else changes.likely_moved()
-
-    @property
-    def _wanted_source(self) -> SourceChoice:
-        if self.config.source is None:
-            raise ConfigError(
-                "'source' is missing (where the photos are, for example {folder: ~/Pictures}); without it, only "
-                "'streamer reduce CONFIG' and 'streamer index CONFIG' have something to work on"
-            )
-        return self.config.source
-
-    @cached_property
-    def _labels(self) -> Labels | None:
-        return None if self.config.labels is None else read_labels(self.config.labels)
-
     def _listing(self) -> Iterable[ImageRef | Rejected]:
-        return self._source() if self._labels is None else labelled(self._source(), self._labels)
-
-    def _source(self) -> FolderSource | Stl10Source:
-        source = self._wanted_source
-        folder, exclude = source.folder, list(source.exclude)
-        if folder is None:
-            return Stl10Source(source.place)
-        if self.config.store.is_relative_to(folder):
-            inner = self.config.store.relative_to(folder).as_posix()
-            if inner == ".":
-                raise ConfigError(f"store: {folder} is the source folder itself; give the store a folder of its own")
-            exclude.append(f"{inner}/**")
-        try:
-            return FolderSource(folder, exclude)
-        except ValueError as error:
-            raise ConfigError(f"source.exclude: {error}") from None
-
-
-def _network(config: Config) -> Network:
-    with contextlib.suppress(StoreMissingError), Store(config.store) as store:
-        if store.spec.imported:
-            raise FingerprintMismatchError(
-                f"{config.store}: holds features that were imported ({store.spec.indexed}); photos cannot be turned "
-                "into such features here: give the config another 'store:', or bring more by 'streamer import'"
-            )
-    choice = config.backbone
-    outputs = (
-        None if choice.outputs is None else [Output(each.layer, each.pooling, each.grid) for each in choice.outputs]
-    )
-    size = None if choice.input_size is None else (choice.input_size, choice.input_size)
-    name: str = choice.name
-    weights = choice.weights
-    left_open = name == weights == "auto"
-    if left_open:
-        # Weights that came to this machine since must not turn a library of photos away from its store.
-        with contextlib.suppress(StoreMissingError), Store(config.store) as store:
-            name, weights = store.spec.backbone, store.spec.weights
-    return Network.choose(name, outputs, size, weights, choice.seed, config.precision, download=not left_open)
-
-
-def _stored(network: Network, config: Config) -> FeatureSpec:
-    """What is stored of the network's features."""
-    augmentation = None
-    if config.augment.copies:
-        from streamer.images.augment import AUGMENT_RECIPE
-
-        augmentation = Augmentation(**config.augment.model_dump(), recipe=AUGMENT_RECIPE)
-    return replace(network.spec(), dtype=config.storage.dtype, augmentation=augmentation)
+        source = open_source(self.config)
+        return source if self.labels is None else labelled(source, self.labels)

@@ -17,7 +17,7 @@ import pytest
 from streamer.config import Config, parse_bytes
 from streamer.errors import StoreMissingError
 from streamer.images.drawn import draw_pictures
-from streamer.pipeline import _network
+from streamer.pipeline.configured import chosen_network
 from streamer.records import FeatureBatch, ImageRef
 from streamer.store import Store, StoreWriter
 from tests.memory_group import memory_group
@@ -55,7 +55,7 @@ def test_pca_and_index_of_unpooled_maps_keep_within_the_budget(
         *("search.candidates=40", "search.recall=0.5"),  # reading 100 kB for each candidate takes minutes
     )
     config = make_config(tmp_path, *overrides)
-    network = _network(config)
+    network = chosen_network(config)
     random = np.random.default_rng(0)
     with StoreWriter(config.store, network.spec(), engine="test", limits="") as writer:
         for start in range(0, 400, 50):
