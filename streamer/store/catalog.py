@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import StoreCorruptError, StoreFormatError
+from streamer.store.catalog_rows import CatalogRows
 from streamer.store.shard import SealedShard
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.sqlite import connect, damaged
@@ -127,7 +128,7 @@ class Catalog:
 
     def sealed(self) -> dict[int, SealedShard]:
         """What was noted of each shard when it was sealed, by its number, oldest first."""
-        compression = "compression" if self._has("shards", "compression") else "'none'"
+        compression = "compression" if self.has_column("shards", "compression") else "'none'"
         query = f"SELECT id, rows, bytes, digest, {compression} FROM shards ORDER BY id"  # noqa: S608 - one of two
         return {number: SealedShard(*rest) for number, *rest in self._db.execute(query).fetchall()}
 
@@ -137,25 +138,7 @@ class Catalog:
         made_by = self._db.execute("SELECT id, engine FROM shards").fetchall()
         return "+".join(sorted({part for number, engine in made_by if number in wanted for part in engine.split("+")}))
 
-    def dead_rows(self, shard: int) -> int:
-        """Rows of a shard that no image uses."""
-        (rows,) = self._db.execute("SELECT rows FROM shards WHERE id = ?", (shard,)).fetchone()
-        return int(rows) - sum(self._live_rows(table, "shard = :shard", shard=shard) for table in self._row_tables())
-
-    def augmented_count(self) -> int:
-        """Number of live augmented rows."""
-        return sum(self._live_rows(table) for table in self._row_tables() if table == "augmented")
-
-    def _live_rows(self, table: str, condition: str = "1", **values: int) -> int:
-        exists = f"EXISTS (SELECT 1 FROM images WHERE images.content = {table}.content)"  # noqa: S608 - no input
-        query = f"SELECT count(*) FROM {table} WHERE {condition} AND {exists}"  # noqa: S608 - no input
-        return int(self._db.execute(query, values).fetchone()[0])
-
-    def _row_tables(self) -> list[str]:
-        """The tables whose rows say what a row of a shard is. A catalog made before augmentation has only one."""
-        return ["features", "augmented"] if self._has("augmented", "content") else ["features"]
-
-    def _has(self, table: str, column: str) -> bool:
+    def has_column(self, table: str, column: str) -> bool:
         """Whether the catalog is of a release that had this column."""
         return any(row[1] == column for row in self._db.execute(f"PRAGMA table_info({table})"))
 
@@ -166,7 +149,7 @@ class Catalog:
             if not found:
                 broken = self._db.execute("PRAGMA foreign_key_check").fetchall()
                 found = [f"{table}: a row names one of {parent} that is not there" for table, _, parent, _ in broken]
-                for table in self._row_tables():
+                for table in self.rows.tables():
                     join = f"{table} JOIN shards ON shards.id = shard"
                     query = f"SELECT count(*) FROM {join} WHERE row NOT BETWEEN 0 AND rows - 1"  # noqa: S608
                     if beyond := self._db.execute(query).fetchone()[0]:
@@ -228,86 +211,6 @@ class Catalog:
             block = np.array(found, dtype=np.int64)
             last = int(block[-1, 0])
             yield block[:, 0], block[:, 1], block[:, 2]
-
-    def examples(self, block_size: int) -> Iterator[list[tuple[int, int, int, int, str, str, bytes]]]:
-        """``(id, copy, shard, row, key, label, content)`` of the rows of live images, about so many at a time.
-
-        By id and copy: `copy` is 0 for an image itself, and the number of an augmented copy for others. A block has
-        all rows of its images. See `places`.
-        """
-        images = max(1, block_size // (1 + self.spec.copies))
-        some = "WITH some AS (SELECT id, key, label, content FROM images WHERE id > ? ORDER BY id LIMIT ?) "
-        query = some + self._with_copies("some", "id, {copy}, shard, row, key, label, content")
-        last = 0
-        while found := self._db.execute(query, (last, images)).fetchall():
-            last = found[-1][0]
-            yield found
-
-    def locate_rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Id, copy, shard and row of all rows of the images with these ids, by id and copy: shape (n, 4), int64."""
-        found: list[tuple[int, int, int, int]] = []
-        for start in range(0, len(ids), 500):
-            part = ids[start : start + 500].tolist()
-            marks = ",".join("?" * len(part))
-            some = f"WITH some AS (SELECT id, content FROM images WHERE id IN ({marks})) "  # noqa: S608
-            found += self._db.execute(some + self._with_copies("some", "id, {copy}, shard, row"), part).fetchall()
-        return np.array(sorted(found), dtype=np.int64).reshape(-1, 4)
-
-    def _with_copies(self, images: str, columns: str) -> str:
-        """A query for the rows of images and for those of their augmented copies, by the first two columns."""
-        numbers = {"features": "0", "augmented": "copy"}
-        parts = [
-            f"SELECT {columns.format(copy=numbers[table])} FROM {images} JOIN {table} USING (content)"  # noqa: S608
-            for table in self._row_tables()
-        ]
-        return " UNION ALL ".join(parts) + " ORDER BY 1, 2"
-
-    def augmented_places(self, block_rows: int = 4096) -> Iterator[tuple[bytes, int, int, int]]:
-        """``(content, copy, shard, row)`` of every live augmented row, sorted by content and copy.
-
-        An augmented row belongs to the images of its content, whatever they are called; `known` gives the content of
-        each. It must be on the same side of a split as they are. Its features are read as those of any row, by
-        `Store.rows`. Nothing is held between two blocks, and no reader keeps the write-ahead log from being emptied.
-
-        Parameters
-        ----------
-        block_rows : int
-            Rows that are asked for at a time.
-
-        Yields
-        ------
-        content : bytes
-            Digest of the source image's bytes, as in ``images``.
-        copy : int
-            From 1 on.
-        shard, row : int
-        """
-        query = (
-            "SELECT content, copy, shard, row FROM augmented WHERE (content, copy) > (?, ?) "
-            "AND EXISTS (SELECT 1 FROM images WHERE images.content = augmented.content) "
-            "ORDER BY content, copy LIMIT ?"
-        )
-        last = (b"", 0)
-        while "augmented" in self._row_tables():
-            found = self._db.execute(query, (*last, block_rows)).fetchall()
-            yield from found
-            if len(found) < block_rows:
-                return
-            last = found[-1][:2]
-
-    def rows_of(self, shard: int) -> Iterator[tuple[int, bytes, int, str, str]]:
-        """``(row, content, copy, key, label)`` of the live rows of one shard, by row, those of the same bytes by id.
-
-        `copy` is 0 for an image itself, and the number of an augmented copy for others.
-        """
-        columns = {"features": "0", "augmented": "copy"}
-        parts = [
-            f"SELECT row, content, {columns[table]}, key, label, images.id FROM {table} JOIN images USING (content) "  # noqa: S608
-            "WHERE shard = :shard"
-            for table in self._row_tables()
-        ]
-        query = " UNION ALL ".join(parts) + " ORDER BY 1, 6"
-        return (row[:5] for row in self._db.cursor().execute(query, {"shard": shard}))
 
     def count_since(self, newest_id: int) -> tuple[int, int]:
         """How many live images have an id up to this one, and how many a higher one."""
@@ -380,9 +283,18 @@ class Catalog:
         row = self._db.execute(query, {"upkeep": upkeep}).fetchone()
         return LastRun(*row) if row else None
 
-    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Run one statement and fetch all rows; for checks and tests."""
+    @property
+    def rows(self) -> CatalogRows:
+        """What it says of rows, rather than of images."""
+        return CatalogRows(self)
+
+    def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Run one statement and fetch all rows."""
         return self._db.execute(statement, parameters).fetchall()
+
+    def iterate(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Iterator[Any]:
+        """Run one statement and fetch row by row: until the last one, a reader is open."""
+        return iter(self._db.cursor().execute(statement, parameters))
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -120,9 +120,9 @@ class CatalogWriter(Catalog):
 
     def _complete(self) -> None:
         """Add what a catalog lacks that was made before there was augmentation, or compression."""
-        if not self._has("augmented", "content"):
+        if not self.has_column("augmented", "content"):
             self._db.executescript(f"BEGIN; {_AUGMENTED} COMMIT")
-        if not self._has("shards", "compression"):
+        if not self.has_column("shards", "compression"):
             self._db.execute("ALTER TABLE shards ADD COLUMN compression TEXT NOT NULL DEFAULT 'none'")
 
     @contextlib.contextmanager

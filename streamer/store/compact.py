@@ -79,11 +79,11 @@ def compact_shards(
         If the disk is full or fails.
     """
     before = catalog.shards()
-    wanted = [number for number, rows, n_bytes in before if catalog.dead_rows(number) or n_bytes < shard_bytes // 2]
-    if len(wanted) == 1 and not catalog.dead_rows(wanted[0]):
+    wanted = [number for number, rows, n_bytes in before if catalog.rows.dead_in(number) or n_bytes < shard_bytes // 2]
+    if len(wanted) == 1 and not catalog.rows.dead_in(wanted[0]):
         wanted = []  # nothing to merge it with
     replaced = 0
-    result = Compaction(len(before), 0, sum(each[2] for each in before), 0, sum(map(catalog.dead_rows, wanted)))
+    result = Compaction(len(before), 0, sum(each[2] for each in before), 0, sum(map(catalog.rows.dead_in, wanted)))
     with contextlib.closing(ShardReader(path / "features", catalog.spec)) as reader:
         for done, group in _groups(catalog, wanted, shard_bytes):
             if should_stop():
@@ -116,7 +116,7 @@ def _groups(catalog: Catalog, shards: list[int], shard_bytes: int) -> Iterator[t
     for done, number in enumerate(shards, start=1):
         each = sealed[number]
         group.append(number)
-        live_bytes += each.n_bytes * (1 - catalog.dead_rows(number) / max(1, each.rows))
+        live_bytes += each.n_bytes * (1 - catalog.rows.dead_in(number) / max(1, each.rows))
         if live_bytes >= shard_bytes or done == len(shards):
             yield done, group
             group, live_bytes = [], 0.0
@@ -137,7 +137,7 @@ def _merge(path: Path, catalog: CatalogWriter, reader: ShardReader, group: list[
     writer: ShardWriter | None = None
     try:
         for number in group:
-            live = (next(names) for _, names in groupby(catalog.rows_of(number), key=itemgetter(0)))
+            live = (next(names) for _, names in groupby(catalog.rows.of_shard(number), key=itemgetter(0)))
             while block := list(itertools.islice(live, block_rows)):
                 rows = np.array([row for row, *_ in block], dtype=np.int64)
                 shards = np.full(len(rows), number, dtype=np.int64)

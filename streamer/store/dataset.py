@@ -254,7 +254,7 @@ class FeatureDataset:
         """Find where these images are now; whether that is elsewhere."""
         examples = self._examples
         before = np.stack([examples.shards[images], examples.rows[images]])
-        ids, copies, shards, rows = self._catalog.locate_rows(np.unique(examples.ids[images])).T
+        ids, copies, shards, rows = self._catalog.rows.locate(np.unique(examples.ids[images])).T
         found, wanted = _one_number(ids, copies), _one_number(examples.ids[images], examples.copies[images])
         there = np.isin(wanted, found)
         places = np.searchsorted(found, wanted[there])

@@ -97,7 +97,7 @@ def labelled_examples(
     names: dict[str, int] = {}
     blocks: list[NDArray[np.int64]] = []
     hashes: list[NDArray[np.uint64]] = []
-    for block in catalog.examples(_BLOCK_ROWS):
+    for block in catalog.rows.examples(_BLOCK_ROWS):
         kept, kept_hashes = [], []
         for number, copy, shard, row, key, label, content in block:
             name = label if labels is None else labels.get(key, "")

@@ -82,7 +82,7 @@ class Store:
             "format": FORMAT,
             "images": len(self),
             "failed": self.catalog.count("failures"),
-            "augmented": self.catalog.augmented_count(),
+            "augmented": self.catalog.rows.augmented_count(),
             "shards": self.catalog.count("shards"),
             "bytes": sum(n_bytes for _, _, n_bytes in self.catalog.shards()),
             "outputs": {name: {"shape": list(shape), "dtype": dtype} for name, shape in self.spec.outputs.items()},
@@ -125,7 +125,7 @@ class Store:
 
     def augmented_places(self) -> Iterator[tuple[bytes, int, int, int]]:
         """``(content, copy, shard, row)`` of every live augmented row; see `Catalog.augmented_places`."""
-        return self.catalog.augmented_places()
+        return self.catalog.rows.augmented_places()
 
     def feature_length(self, output: str) -> int:
         """Length d of one image's feature when flattened."""

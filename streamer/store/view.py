@@ -81,7 +81,7 @@ def _write_names(file: h5py.File, catalog: Catalog, shards: Sequence[tuple[int, 
         firsts: dict[int, tuple[str, str]] = {}
         others: list[tuple[int, str, str]] = []
         copy_numbers = np.zeros(rows, dtype=np.uint8)
-        for row, _, copy_number, key, label in catalog.rows_of(number):
+        for row, _, copy_number, key, label in catalog.rows.of_shard(number):
             copy_numbers[row] = copy_number
             if row in firsts:
                 others.append((start + row, key, label))

@@ -56,7 +56,7 @@ class ChosenLabels:
         counts: dict[str, int] = {}
         images = 0
         unnamed: list[str] = []
-        for block in store.catalog.examples(_BLOCK_ROWS):
+        for block in store.catalog.rows.examples(_BLOCK_ROWS):
             kept, kept_numbers = [], []
             for _, copy, _, _, key, stored, _ in block:
                 if copy:

@@ -31,14 +31,14 @@ def test_copies_stay_with_what_moved_and_go_with_what_went(path: Path) -> None:
     found = contents(path).copies
     assert set(found) == {(content, copy) for content in live_contents(path) for copy in (1, 2)}
     with Store(path) as store:
-        in_blocks = [list(store.catalog.augmented_places(size)) for size in (1, 3, 1000)]
+        in_blocks = [list(store.catalog.rows.augmented_places(size)) for size in (1, 3, 1000)]
     assert in_blocks[0] == in_blocks[1] == in_blocks[2] == sorted(in_blocks[2])
 
 
 def test_rows_are_looked_up_in_blocks_that_do_not_grow_with_the_copies(path: Path) -> None:
     with Store(path) as store:
-        (whole,) = store.catalog.examples(1000)
-        blocks = list(store.catalog.examples(6))
+        (whole,) = store.catalog.rows.examples(1000)
+        blocks = list(store.catalog.rows.examples(6))
         assert max(map(len, blocks)) == 6 and len(blocks) > 1  # of two images, with two copies each
         assert [row for block in blocks for row in block] == whole
 
@@ -46,7 +46,7 @@ def test_rows_are_looked_up_in_blocks_that_do_not_grow_with_the_copies(path: Pat
 def test_compact_keeps_live_copies_and_drops_the_dead(path: Path) -> None:
     before = contents(path)
     with Store(path) as store:
-        dead = sum(store.catalog.dead_rows(number) for number in store.shard_numbers())
+        dead = sum(store.catalog.rows.dead_in(number) for number in store.shard_numbers())
     done = compact(path)
     assert done.dropped_rows == dead == 3 * 2  # what was changed, and what went, with two copies each
     with Store(path) as store:

@@ -136,7 +136,7 @@ def test_an_image_of_which_a_copy_overflows_is_refused_whatever_batch_it_is_in(t
     assert +writer.counts == {"failed": 1}
     with Store(tmp_path / "a.store") as store:
         assert ([each.key for each in store.failures()], len(store)) == (["a.jpg"], 0)
-        assert (store.catalog.dead_rows(1), list(store.augmented_places())) == (1, [])
+        assert (store.catalog.rows.dead_in(1), list(store.augmented_places())) == (1, [])
 
 
 def test_the_fingerprint_of_a_plain_store_is_what_it_always_was() -> None:
@@ -281,8 +281,8 @@ def test_a_catalog_made_before_is_read_and_completed_by_its_writer(tmp_path: Pat
     with Store(path) as store:
         info = store.info()
         assert (info["augmented"], info["compression"], list(store.augmented_places())) == (0, "none", [])
-        assert store.catalog.dead_rows(1) == 0 and store.catalog.inconsistencies() == []
-        assert len(list(store.catalog.rows_of(1))) == 10
+        assert store.catalog.rows.dead_in(1) == 0 and store.catalog.inconsistencies() == []
+        assert len(list(store.catalog.rows.of_shard(1))) == 10
         write(path, 10, first=10, compression="gzip")  # while a reader has it open
         assert store.info()["compression"] == "gzip+none"
     assert len(everything(path)) == 20
