@@ -121,7 +121,7 @@ def main() -> None:
         "--changes", type=int, nargs=4, default=[150, 40, 40, 20], metavar=("ADD", "EDIT", "MOVE", "DEL")
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("bench_nightly.json"))
+    parser.add_argument("--output", type=Path, default=Path("artifacts"), help="a folder (default artifacts)")
     arguments = parser.parse_args()
     nights: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -156,7 +156,10 @@ def main() -> None:
                 f"{each['peak_rss_mb']:9}{each['generation']:12}",
                 flush=True,
             )
-    arguments.output.write_text(json.dumps({"rows": arguments.rows, "nights": nights}, indent=1) + "\n")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    target = arguments.output / "bench_nightly.json"
+    target.write_text(json.dumps({"rows": arguments.rows, "nights": nights}, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {target}")
 
 
 if __name__ == "__main__":

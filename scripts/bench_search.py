@@ -378,8 +378,11 @@ _TELL_PEAK = (
 
 def _timed(*arguments: str) -> tuple[float, float]:
     """Seconds, and the most memory in MB, of a ``streamer`` process; its own word, as wait4 counts its parent in."""
+    # An installed package is compiled once; without this, a setting of the shell would have each process do it anew.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", _TELL_PEAK, *arguments]
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", _TELL_PEAK, *arguments], check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     seconds = time.perf_counter() - began
     return seconds, next(int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("VmHWM")) / 1000
 
@@ -513,11 +516,13 @@ def plot(lines: list[dict[str, Any]], target: Path) -> None:
     figure, axes = pyplot.subplots(1, 4, figsize=(16, 4), layout="constrained")
     for axis, (name, title) in zip(axes, shown.items(), strict=True):
         for kind in sorted({line["kind"] for line in lines}):
+            if kind == "exact" and name in ("build_seconds", "index_mb"):
+                continue  # it has no files of its own
             mine = [line for line in lines if line["kind"] == kind]
             axis.plot([line["rows"] for line in mine], [line[name] for line in mine], marker="o", label=kind)
         axis.set(xscale="log", yscale="log", title=title, xlabel="rows of 128")
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[-1].legend()
     figure.savefig(target, dpi=120)
 
 
@@ -539,7 +544,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--photos", type=Path, help="labelled photos, a folder for each label")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of rows")
-    parser.add_argument("--output", type=Path, default=Path("bench_search.json"))
+    parser.add_argument("--output", type=Path, default=Path("artifacts"), help="a folder (default artifacts)")
     parser.add_argument("--worker", choices=[*PARTS, *INNER], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -547,6 +552,7 @@ def main() -> None:
         more = (arguments.photos,) if arguments.worker == "truth" else ()
         print(json.dumps({**PARTS, **INNER}[arguments.worker](arguments.folder, arguments.scale, *more)))
         return
+    arguments.output.mkdir(parents=True, exist_ok=True)
     found: dict[str, dict[str, Any]] = {}
     for part in arguments.parts:
         if part == "truth" and arguments.photos is None:
@@ -568,9 +574,11 @@ def main() -> None:
     reached = list(goals(found))
     for goal, said, met in reached:
         print(f"{'met   ' if met else 'MISSED'}  {goal}: {said}")
-    arguments.output.write_text(json.dumps({**found, "goals": reached}, indent=1) + "\n", encoding="utf-8")
+    target = arguments.output / "bench_search.json"
+    target.write_text(json.dumps({**found, "goals": reached}, indent=1) + "\n", encoding="utf-8")
     if "growth" in found:
-        plot(found["growth"]["lines"], arguments.output.with_suffix(".png"))
+        plot(found["growth"]["lines"], target.with_suffix(".png"))
+    print(f"written: {target}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
 import numpy as np
@@ -65,6 +66,7 @@ class Neighbours:
         self.generation: Generation | None = None
         self.damage: IndexMissingError | None = None
         self._index: ReducedIndex | None = None
+        self._verified: tuple[Generation, Future[None]] | None = None
         self._warned = False
         try:
             self._read_settings()
@@ -123,6 +125,14 @@ class Neighbours:
         if not self._warned:
             _LOG.warning(message)
             self._warned = True
+
+    def expect_questions(self) -> None:
+        """Begin to verify the index beside what is to be done before the first question, such as extracting it."""
+        generation = self.generation
+        if self._index is None and generation is not None and generation.manifest.kind != "exact":
+            thread = ThreadPoolExecutor(1, thread_name_prefix="verify")
+            self._verified = generation, thread.submit(generation.verify)
+            thread.shutdown(wait=False)
 
     def nearest(
         self,
@@ -241,7 +251,7 @@ class Neighbours:
             if generation is None or generation.manifest.kind == "exact":
                 return None
             try:
-                generation.verify()
+                self._verify(generation)
                 index = ReducedIndex(generation.manifest.kind, generation.path)
                 if index.rows != generation.manifest.rows:
                     index.close()
@@ -253,3 +263,10 @@ class Neighbours:
                     raise
                 self.generation = newer
         return self._index
+
+    def _verify(self, generation: Generation) -> None:
+        begun, self._verified = self._verified, None
+        if begun is not None and begun[0] is generation:
+            begun[1].result()
+        else:
+            generation.verify()

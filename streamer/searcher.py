@@ -195,6 +195,8 @@ class Searcher:
         """
         paths: Iterator[str] = chain.from_iterable(map(photos_at, images))
         first = list(islice(paths, 2))
+        if not self.scans(exact, metric):
+            self._neighbours.expect_questions()
         together = self._scanned_together() if self.scans(exact, metric) else _TOGETHER
         if len(first) == 1:
             together = 1

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import logging
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from streamer.backbones.registry import get_backbone
 from streamer.errors import ConfigError, WeightsError
-from streamer.files import published
+
+if TYPE_CHECKING:
+    from streamer.backbones.download import Opener
 
 __all__ = [
     "KERAS_FILES",
@@ -32,13 +31,9 @@ _BUNDLED = Path(__file__).with_name("compact")
 _BASE_URL = "https://storage.googleapis.com/tensorflow/keras-applications"
 _BLOCK_BYTES = 2**20
 _TIMEOUT_SECONDS = 60.0
-_USER_AGENT = "streamer (weights fetch; Python urllib)"
 
 Progress = Callable[[int, "int | None"], None]
 """Called with the bytes received so far and, where the server says, the bytes in all."""
-
-Opener = Callable[[urllib.request.Request, float], Any]
-"""Opens a request with a timeout in seconds; returns what ``urllib.request.urlopen`` would."""
 
 
 class KerasFile(NamedTuple):
@@ -158,69 +153,25 @@ def fetch_weights(
         if file_digest(target, "md5") == file.md5:
             return target
         _log.warning("%s is damaged or another file than Keras published; fetching it again", target)
-    request = urllib.request.Request(file.url, headers={"User-Agent": _USER_AGENT})  # noqa: S310 - from the table above
     _log.info("fetching %s", file.url)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with published(target) as partial, partial.open("wb") as output:
-            with (opener or _open)(request, timeout_seconds) as response:
-                found = _copy(response, output, progress)
-            if found != file.md5:
-                raise WeightsError(
-                    f"{file.url} gave a file with the MD5 {found}, where Keras' own has {file.md5}; it is removed. "
-                    "A proxy may have put a page of its own in its place: try another network, or download the file "
-                    f"elsewhere and put it in {target.parent}"
-                )
-    except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-        raise WeightsError(
-            f"cannot fetch {file.url} into {target.parent}: {_reason(error)}. Behind a proxy, set HTTPS_PROXY; without "
-            f"a network, download the file elsewhere and put it in {target.parent}"
-        ) from error
+    from streamer.backbones.download import download
+
+    download(file.url, target, file.md5, progress=progress, opener=opener, timeout_seconds=timeout_seconds)
     return target
 
 
 def file_digest(path: Path, algorithm: str) -> str:
     """Return the hash of a file's bytes, as hexadecimal digits, reading it in blocks."""
-    digest = _hasher(algorithm)
+    digest = new_hash(algorithm)
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _hasher(algorithm: str) -> hashlib._Hash:
+def new_hash(algorithm: str) -> hashlib._Hash:
     # Keras published MD5 sums; they guard against damage, and FIPS builds of Python allow them only when told so.
     return hashlib.new(algorithm, usedforsecurity=False)
-
-
-def _open(request: urllib.request.Request, timeout_seconds: float) -> Any:
-    return urllib.request.urlopen(request, timeout=timeout_seconds)  # noqa: S310 - the URL is from KERAS_FILES
-
-
-def _copy(response: Any, output: IO[bytes], progress: Progress | None) -> str:
-    """Write the response's body to `output`; return its MD5."""
-    length = response.headers.get("Content-Length")
-    total = int(length) if length else None
-    digest = _hasher("md5")
-    done = 0
-    while block := response.read(_BLOCK_BYTES):
-        output.write(block)
-        digest.update(block)
-        done += len(block)
-        if progress is not None:
-            progress(done, total)
-    # http.client reports a dropped connection as a short body, not as an error, when it is read in blocks.
-    if total is not None and done != total:
-        raise ConnectionError(f"the connection broke after {done} of {total} bytes")
-    return digest.hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} {error.reason}"
-    if isinstance(error, urllib.error.URLError):
-        return str(error.reason)
-    return str(error) or type(error).__name__
 
 
 def _command(name: str, *, top: bool) -> str:

@@ -145,12 +145,12 @@ def test_bench_storage_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_bench_nightly_runs(tmp_path: Path) -> None:
-    options = ["--rows", "300", "--nights", "1", "--changes", "9", "4", "3", "2", "--output", str(tmp_path / "a.json")]
+    options = ["--rows", "300", "--nights", "1", "--changes", "9", "4", "3", "2", "--output", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "bench_nightly.py"), *options], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    index, idle, night = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["nights"]
+    index, idle, night = json.loads((tmp_path / "bench_nightly.json").read_text(encoding="utf-8"))["nights"]
     assert index["images"]["unchanged"] == idle["images"]["unchanged"] == 300
     assert (night["images"]["added"], night["images"]["removed"]) == (9, 2)
     assert night["images"]["updated"] + night["images"]["moved"] >= 5

@@ -56,8 +56,8 @@ def test_stl10_knn(tmp_path: Path, pictures: Path) -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_of_search_measures_what_it_says(tmp_path: Path) -> None:
-    script("bench_search.py", "--parts", "notebook", "brute", "--scale", 0.02, "--output", tmp_path / "b.json")
-    found = json.loads((tmp_path / "b.json").read_text())
+    script("bench_search.py", "--parts", "notebook", "brute", "--scale", 0.02, "--output", tmp_path)
+    found = json.loads((tmp_path / "bench_search.json").read_text())
     assert found["brute"]["same_neighbours"] == 1 and found["brute"]["largest_difference_of_distances"] < 1e-5
     assert found["notebook"]["rows"] == 182 and found["notebook"]["ours_ms"] > 0
     assert [goal.partition(":")[0] for goal, *_ in found["goals"]] == ["notebook loop", "scikit-learn brute"]
