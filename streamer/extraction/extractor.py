@@ -66,8 +66,8 @@ class Extractor:
     settings : ExtractSettings
     max_batch : int, optional
         Upper bound on the batch, for those who will extract only a few.
-    writing_bytes : int
-        What is held while features are written, beside them.
+    held_bytes : int
+        What the process holds beside it: HDF5's filters while features are written, or a server.
 
     Raises
     ------
@@ -76,13 +76,13 @@ class Extractor:
     """
 
     def __init__(
-        self, network: Network, settings: ExtractSettings, max_batch: int | None = None, writing_bytes: int = 0
+        self, network: Network, settings: ExtractSettings, max_batch: int | None = None, held_bytes: int = 0
     ) -> None:
         self.network = network
         self.settings = settings
         self.device = choose_device(settings.device)
         self._max_batch = min(max_batch or _MAX_BATCH[self.device], _MAX_BATCH[self.device])
-        self._writing_bytes = writing_bytes
+        self._held_bytes = held_bytes
         self._engine: Engine | None = None
 
     @cached_property
@@ -119,7 +119,7 @@ class Extractor:
             max_batch=self._max_batch,
             processes=usable_cores() if self.device == "gpu" else 0,  # on a CPU, the network needs the cores
             process_bytes=WORKER_BYTES,
-            writing_bytes=self._writing_bytes,
+            held_bytes=self._held_bytes,
         )
 
     @property

@@ -22,7 +22,7 @@ from streamer.images.rgb import DECODE_RECIPE, SizeFor, rgb_pixels
 from streamer.images.stl10 import SIDE, member_bytes, member_of, member_pixels
 from streamer.records import Decoded, ImageRef, Known, Rejected
 
-__all__ = ["DECODE_RECIPE", "DecodeLimits", "KnowsContent", "decode_file", "read_pixels"]
+__all__ = ["DECODE_RECIPE", "DecodeLimits", "KnowsContent", "decode_file", "open_file", "read_pixels"]
 
 _REASON_CHARACTERS = 200
 
@@ -130,7 +130,7 @@ def read_pixels(
     member = member_of(path)
     if member is not None:
         return _read_member(*member, size_for, known)
-    with _opened(path) as file:
+    with open_file(path) as file:
         with _file_errors():
             before = os.fstat(file.fileno())
             _check_file(before, limits)
@@ -184,7 +184,14 @@ def _read_member(
     return rgb_pixels(open_image(BytesIO(picture), "PPM"), size_for), content
 
 
-def _opened(path: str) -> BinaryIO:
+def open_file(path: str) -> BinaryIO:
+    """Open a file of whatever kind, without waiting for anybody.
+
+    Raises
+    ------
+    UnreadableImageError
+        It cannot be opened.
+    """
     # Opening a named pipe waits for a writer, perhaps for ever, unless told not to; Windows needs O_BINARY.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with _file_errors():

@@ -148,7 +148,7 @@ class _Job:
         require_compression(compression, "storage.compression")
         network = chosen_network(self.config)
         held = writing_bytes(stored(network, self.config), compression)
-        return Extractor(network, extract_settings(self.config), writing_bytes=held)
+        return Extractor(network, extract_settings(self.config), held_bytes=held)
 
     def _check_plan(self, stages: Sequence[str], extractor: Extractor | None) -> None:
         held = resident_bytes()

@@ -1,6 +1,7 @@
 """The feature store: sealed HDF5 shards and the SQLite catalog that says which of them are real."""
 
 from streamer.store.catalog import Catalog, Entry, Failure, LastRun
+from streamer.store.catalog_photos import CatalogPhotos, Photo
 from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes, find_changes
 from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
@@ -17,12 +18,14 @@ from streamer.store.shard import writing_bytes
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.split import SIDES, Split
 from streamer.store.store import Store
+from streamer.store.thumbnails import ThumbnailCache, remove_damaged_thumbnails, thumbnail_faults
 from streamer.store.writer import StoreWriter, publish_view, sweep, writing
 
 __all__ = [
     "FORMAT",
     "SIDES",
     "Catalog",
+    "CatalogPhotos",
     "CatalogWriter",
     "Changes",
     "Compaction",
@@ -33,12 +36,14 @@ __all__ = [
     "FeatureSpec",
     "ForeignFile",
     "LastRun",
+    "Photo",
     "RunRecord",
     "ShardMissingError",
     "Split",
     "Store",
     "StoreLock",
     "StoreWriter",
+    "ThumbnailCache",
     "catalog_faults",
     "compact_shards",
     "drop_shards",
@@ -47,9 +52,11 @@ __all__ = [
     "publish_view",
     "recorded",
     "remake_catalog",
+    "remove_damaged_thumbnails",
     "require_compression",
     "shard_faults",
     "sweep",
+    "thumbnail_faults",
     "view_fault",
     "writing",
     "writing_bytes",

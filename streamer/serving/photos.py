@@ -1,0 +1,165 @@
+"""Photos and their thumbnails, as bytes for a browser. The paths come from the catalog and from nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, TypeVar
+
+from streamer.images.formats import UnreadableImageError
+from streamer.images.gate import ByteGate, GateClosedError
+from streamer.images.pixels import DecodeLimits, open_file
+from streamer.images.previews import HEAD_BYTES, jpeg_preview, picture_size, shown_media_type
+from streamer.images.stl10 import member_of
+from streamer.serving.refusal import Refusal
+from streamer.serving.settings import ServeSettings
+from streamer.store import Photo, ThumbnailCache
+
+__all__ = ["OpenedPhoto", "PhotoShelf"]
+
+T = TypeVar("T")
+
+_CHUNK_BYTES = 256 * 1024
+_MOST_FILE_BYTES = 2**30
+# Of a photo in a format that browsers do not show.
+_SHOWN_SIDE = 4096
+_THREADS = 2
+_GONE = "the photo's file is gone, or is no picture any more"
+
+
+class OpenedPhoto(NamedTuple):
+    """A file that is sent as it is.
+
+    Attributes
+    ----------
+    file : binary file
+        At its start; whoever has it closes it.
+    size : int
+        Bytes.
+    media_type : str
+    etag : str
+    """
+
+    file: BinaryIO
+    size: int
+    media_type: str
+    etag: str
+
+
+class PhotoShelf:
+    """Reads photos and makes thumbnails, on threads of its own.
+
+    Parameters
+    ----------
+    path : Path
+        The store's folder.
+    settings : ServeSettings
+    limits : DecodeLimits
+    gate : ByteGate
+        Shared by all that decodes.
+    """
+
+    def __init__(self, path: Path, settings: ServeSettings, limits: DecodeLimits, gate: ByteGate) -> None:
+        self._cache = ThumbnailCache(path / "thumbnails", settings.thumbnail_bytes)
+        self._side = settings.thumbnail_side
+        self._limits = limits
+        self._gate = gate
+        self._decoding = ThreadPoolExecutor(_THREADS, thread_name_prefix="thumbnail")
+        self._reading = ThreadPoolExecutor(_THREADS, thread_name_prefix="photo")
+
+    def close(self) -> None:
+        """End the threads."""
+        for threads in (self._decoding, self._reading):
+            threads.shutdown(wait=True, cancel_futures=True)
+
+    async def thumbnail(self, photo: Photo) -> tuple[bytes, str]:
+        """A JPEG, and a tag that changes with the photo.
+
+        Raises
+        ------
+        Refusal
+            410: the file is gone or cannot be read any more.
+        """
+        kept = await self._on(self._reading, lambda: self._cache.get(photo.content))
+        if kept is not None:
+            return kept, f'"{photo.content.hex()}"'
+        jpeg, content = await self._on(self._decoding, lambda: self._preview(photo, self._side))
+        if content == photo.content:  # a photo that has changed since it was indexed is not kept under its old name
+            await self._on(self._reading, lambda: self._cache.put(content, jpeg))
+        return jpeg, f'"{content.hex()}"'
+
+    async def opened(self, photo: Photo) -> OpenedPhoto | None:
+        """The photo's file; None where browsers would not show it.
+
+        Raises
+        ------
+        Refusal
+            410: the file is gone, or is no regular file.
+        """
+        return await self._on(self._reading, lambda: _open(photo.path))
+
+    async def pieces(self, opened: OpenedPhoto) -> AsyncIterator[bytes]:
+        """The bytes of an opened photo, no more than it had when it was opened; closes it."""
+        left = opened.size
+        try:
+            while left > 0:
+                size = min(_CHUNK_BYTES, left)
+                piece = await self._on(self._reading, lambda size=size: opened.file.read(size))  # type: ignore[misc]
+                if not piece:
+                    raise OSError("the photo was cut short while it was sent")
+                left -= len(piece)
+                yield piece
+        finally:
+            opened.file.close()
+
+    async def shown(self, photo: Photo) -> bytes:
+        """A JPEG of a photo in a format that browsers do not show.
+
+        Raises
+        ------
+        Refusal
+            410: it cannot be read any more.
+        """
+        jpeg, _ = await self._on(self._decoding, lambda: self._preview(photo, _SHOWN_SIDE))
+        return jpeg
+
+    async def size(self, photo: Photo) -> tuple[int, int] | None:
+        """Width and height of the upright picture; None where they cannot be told."""
+        return await self._on(self._reading, lambda: picture_size(photo.path))
+
+    def _preview(self, photo: Photo, side: int) -> tuple[bytes, bytes]:
+        try:
+            return jpeg_preview(photo.path, side, self._limits, self._gate)
+        except UnreadableImageError:
+            raise Refusal(410, _GONE) from None
+        except GateClosedError:
+            raise Refusal(503, "the server is ending", retry_seconds=5) from None
+
+    async def _on(self, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _open(path: str) -> OpenedPhoto | None:
+    if member_of(path) is not None:  # one of many images in a file
+        return None
+    try:
+        file = open_file(path)
+    except UnreadableImageError:
+        raise Refusal(410, _GONE) from None
+    try:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_FILE_BYTES:
+            raise Refusal(410, _GONE)
+        media_type = shown_media_type(file.read(HEAD_BYTES))
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    if media_type is None:
+        file.close()
+        return None
+    return OpenedPhoto(file, found.st_size, media_type, f'"{found.st_size:x}-{found.st_mtime_ns:x}"')
