@@ -92,6 +92,12 @@ class DecodeProcesses:
         for _ in range(processes):
             self._idle.put(None)
 
+    def start(self) -> None:
+        """Start all workers now, so that no file has to wait for one; before the first file."""
+        workers = [self._idle.get() or self._started() for _ in range(self._idle.qsize())]
+        for worker in workers:
+            self._idle.put(worker)
+
     def decode(self, ref: ImageRef) -> Decoded | Known | Rejected:
         """Turn one file into pixels, as `decode_file` does.
 

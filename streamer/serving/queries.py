@@ -105,6 +105,7 @@ class Queries:
     def load(self) -> None:
         """Load network and index, so that no question has to wait for them."""
         if self._extractor is not None:
+            self._decoder.start()
             self._extractor.start()
         self._desks[0].warm_up()  # no question has come yet; the other desk has nothing to load
 

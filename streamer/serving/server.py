@@ -21,7 +21,7 @@ from streamer.serving.protocol import MOST_HEAD_BYTES, limited_protocol
 from streamer.serving.service import Service
 from streamer.serving.settings import ServeSettings
 
-__all__ = ["run_server"]
+__all__ = ["listening", "make_server", "run_server"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def run_server(path: Path, settings: ServeSettings, on_ready: Callable[[str], No
             f"--host {settings.host}: other machines could reach the photos, so a token is needed; give --token TOKEN, "
             "or set STREAMER_TOKEN, to something long that nobody guesses"
         )
-    with contextlib.closing(_listening(settings)) as listener:
+    with contextlib.closing(listening(settings)) as listener:
         service = Service(path, settings)
         try:
             _serve(service, listener, settings, on_ready)
@@ -72,24 +72,7 @@ def _serve(service: Service, listener: socket.socket, settings: ServeSettings, o
     address = _address(listener, settings)
     if not is_loopback(settings.host):
         _LOG.warning("%s is open to other machines; the token and the photos cross the network unencrypted", address)
-    server = _Server(
-        uvicorn.Config(
-            create_app(service),
-            loop="asyncio",
-            http=limited_protocol(settings),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=int(settings.drain_seconds),
-            h11_max_incomplete_event_size=MOST_HEAD_BYTES,
-        )
-    )
-    for name in ("uvicorn", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    server = make_server(service)
     faults: list[BaseException] = []
 
     def load() -> None:
@@ -106,6 +89,28 @@ def _serve(service: Service, listener: socket.socket, settings: ServeSettings, o
     loading.join()
     if faults:
         raise faults[0]
+
+
+def make_server(service: Service) -> uvicorn.Server:
+    """Make uvicorn serve a service, within its limits; `run` it with a socket that listens."""
+    for name in ("uvicorn", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what clients do wrong is told by `streamer.serving` itself
+    return _Server(
+        uvicorn.Config(
+            create_app(service),
+            loop="asyncio",
+            http=limited_protocol(service.settings),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=int(service.settings.drain_seconds),
+            h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+        )
+    )
 
 
 class _Server(uvicorn.Server):
@@ -127,7 +132,8 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _listening(settings: ServeSettings) -> socket.socket:
+def listening(settings: ServeSettings) -> socket.socket:
+    """Open the socket: before anything is loaded, it is clear whether the address can be had."""
     place = f"{settings.host}:{settings.port}"
     try:
         found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
