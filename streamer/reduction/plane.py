@@ -12,7 +12,7 @@ from streamer.reduction.pca import Reducer, unit_rows
 __all__ = ["Plane", "fit_plane", "plane_of"]
 
 # Axes beside the two, and passes over the rows: the error of an axis shrinks with both (Halko et al. 2011, thm 10.8).
-_OVERSAMPLED = 6
+_OVERSAMPLED = 14
 _PASSES = 3
 
 

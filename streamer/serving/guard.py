@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamer.serving.hosts import HostList
 from streamer.serving.refusal import Refusal, new_error_id, refusal_body
-from streamer.serving.settings import ServeSettings
+from streamer.serving.settings import MOST_HEAD_BYTES, ServeSettings
 
 __all__ = ["COOKIE", "Guard", "token_is_right"]
 
@@ -91,6 +91,10 @@ class Guard:
             self._under_way -= 1
 
     def _check(self, scope: Scope) -> None:
+        # h11 bounds a head that comes in pieces, and takes one that comes whole, up to what a socket is read by.
+        head_bytes = len(scope["raw_path"]) + len(scope["query_string"])
+        if head_bytes + sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEAD_BYTES:
+            raise Refusal(431, f"address and headers are larger than {MOST_HEAD_BYTES} bytes", close=True)
         headers = _first_of_each(scope)
         host = headers.get("host", "")
         if not self._hosts.allows(host):

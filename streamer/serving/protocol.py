@@ -16,12 +16,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from streamer.serving.refusal import new_error_id, refusal_body
 from streamer.serving.settings import ServeSettings
 
-__all__ = ["MOST_HEAD_BYTES", "limited_protocol"]
+__all__ = ["limited_protocol"]
 
 _LOG = logging.getLogger(__name__)
-
-MOST_HEAD_BYTES = 16 * 1024
-"""Request line and headers together."""
 
 
 def limited_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:

@@ -102,7 +102,9 @@ class NeighbourDesk:
         store = self._neighbours.store
         newest = store.catalog.newest_id()
         if newest:
-            self.answer([Asked(newest, 1, None, exact=False)])
+            (answer,) = self.answer([Asked(newest, 1, None, exact=False)])
+            if isinstance(answer, Exception):
+                raise answer
 
     def answer(self, questions: Sequence[Asked]) -> list[Answered | Exception]:
         """Answer questions, in their order; what can be asked together is."""

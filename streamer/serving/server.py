@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -17,9 +18,9 @@ import uvicorn
 from streamer.errors import ConfigError, StreamerError
 from streamer.serving.app import create_app
 from streamer.serving.hosts import is_loopback
-from streamer.serving.protocol import MOST_HEAD_BYTES, limited_protocol
+from streamer.serving.protocol import limited_protocol
 from streamer.serving.service import Service
-from streamer.serving.settings import ServeSettings
+from streamer.serving.settings import MOST_HEAD_BYTES, ServeSettings
 
 __all__ = ["listening", "make_server", "run_server"]
 
@@ -115,6 +116,12 @@ def make_server(service: Service) -> uvicorn.Server:
 
 class _Server(uvicorn.Server):
     """Ends with exit code 0 when it is told to: uvicorn raises the signal anew when all is drained."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):  # whoever has not taken up its answer by now
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MIB", "ServeSettings"]
+__all__ = ["MOST_HEAD_BYTES", "ServeSettings"]
 
-MIB = 2**20
+MOST_HEAD_BYTES = 16 * 1024
+"""Request line and headers together."""
+
+_MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class ServeSettings:
     allowed_hosts: tuple[str, ...] = ()
     device: str | None = None
     budget_bytes: int | None = None
-    max_upload_bytes: int = 20 * MIB
+    max_upload_bytes: int = 20 * _MIB
     max_json_bytes: int = 64 * 1024
     max_pixels: int = 100_000_000
     max_searches: int = 64
@@ -76,4 +79,4 @@ class ServeSettings:
     answer_seconds: float = 60.0
     drain_seconds: float = 10.0
     thumbnail_side: int = 256
-    thumbnail_bytes: int = 256 * MIB
+    thumbnail_bytes: int = 256 * _MIB

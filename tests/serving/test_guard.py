@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamer.serving.hosts import HostList, is_loopback
-from tests.serving.conftest import Served, Serving
+from tests.serving.conftest import Served
 
 TOKEN = "a long token that nobody guesses"
 

@@ -43,7 +43,9 @@ def test_a_photo_is_sent_as_it_lies_on_the_disk(served: Served, small_library: P
     assert (again.status_code, again.content) == (304, b"")
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "1e3", "4000", str(2**63 - 1), str(2**64), "../1", "..%2f..%2fetc%2fpasswd"])
+@pytest.mark.parametrize(
+    "number", ["0", "-1", "1e3", "4000", str(2**63 - 1), str(2**64), "../1", "..%2f..%2fetc%2fpasswd"]
+)
 @pytest.mark.parametrize("rest", ["", "/thumb", "/info"])
 def test_what_is_no_photo_of_the_catalog_is_not_there(served: Served, number: str, rest: str) -> None:
     answer = served.client.get(f"/api/images/{number}{rest}")
@@ -68,7 +70,7 @@ def test_odd_photos_are_shown_all_the_same(tmp_path: Path) -> None:
         assert size_of(served.client.get(f"/api/images/{small}/thumb")) == (60, 30), "a thumbnail is not blown up"
         shown = served.client.get(f"/api/images/{scan}")
         assert shown.headers["content-type"] == "image/jpeg" and size_of(shown) == (600, 300)
-        os.remove(folder / "small.png")
+        (folder / "small.png").unlink()
         (folder / "scan.tif").write_text("milk, bread")
         for number in (small, scan):
             assert served.client.get(f"/api/images/{number}").status_code == 410

@@ -36,7 +36,9 @@ def test_a_picture_gives_what_the_searcher_gives(served: Served, small_library: 
         (expected,) = searcher.search([picture], k=5)
     assert keys(answer) == [hit.key for hit in expected.hits]
     assert keys(answer)[0] == "star/star_003.jpg" and answer["hits"][0]["label"] == "star"
-    np.testing.assert_allclose([hit["score"] for hit in answer["hits"]], [hit.score for hit in expected.hits], atol=1e-5)
+    np.testing.assert_allclose(
+        [hit["score"] for hit in answer["hits"]], [hit.score for hit in expected.hits], atol=1e-5
+    )
     assert (answer["exact"], answer["index"], answer["generation"], answer["images"]) == (False, "ivf", 1, 40)
     spent = answer["timing_ms"]
     parts = spent["decode"] + spent["network"] + spent["search"] + spent["waited"]
@@ -81,7 +83,9 @@ def test_searches_at_the_same_time_get_each_their_own(served: Served, small_libr
         thread.start()
     for thread in threads:
         thread.join()
-    assert {name: hits[0].rpartition("/")[2] for name, hits in found.items()} == {each.name: each.name for each in pictures}
+    assert {name: hits[0].rpartition("/")[2] for name, hits in found.items()} == {
+        each.name: each.name for each in pictures
+    }
 
 
 def encoded(format_name: str) -> bytes:
