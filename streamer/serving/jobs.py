@@ -25,17 +25,20 @@ class Jobs(Generic[Result]):
         Of the thread.
     most_kept : int
         Results that are remembered.
+    most_waiting : int
+        Results that may wait to be worked out while another is.
     """
 
-    def __init__(self, name: str, most_kept: int) -> None:
+    def __init__(self, name: str, most_kept: int, most_waiting: int = 0) -> None:
         self._most_kept = most_kept
+        self._most_waiting = most_waiting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._jobs: OrderedDict[Hashable, Future[Result]] = OrderedDict()
         self._stopping = threading.Event()
 
     def result(self, key: Hashable, work: Callable[[Callable[[], bool]], Result]) -> Future[Result] | None:
-        """The result of a key: there, or under way; begun where nothing else is.
+        """The result of a key: there, or under way, or begun now.
 
         Parameters
         ----------
@@ -46,12 +49,12 @@ class Jobs(Generic[Result]):
         Returns
         -------
         Future or None
-            None while another result is being worked out. One that failed is forgotten as it is handed out.
+            None while too many others are to be worked out. One that failed is forgotten as it is handed out.
         """
         with self._lock:
             job = self._jobs.get(key)
             if job is None:
-                if any(not other.done() for other in self._jobs.values()):
+                if sum(not other.done() for other in self._jobs.values()) > self._most_waiting:
                     return None
                 job = self._jobs[key] = self._thread.submit(work, self._stopping.is_set)
                 while len(self._jobs) > self._most_kept:

@@ -23,6 +23,8 @@ from streamer.serving.uploads import Uploads
 __all__ = ["Service"]
 
 _GROUPINGS_KEPT = 4
+# One that is asked for, and those of commits that came while it was drawn: less than a megabyte each.
+_MAPS_KEPT = 3
 
 
 class Service:
@@ -68,7 +70,7 @@ class Service:
             self._closing.callback(self.queries.close)
             self.shelf = PhotoShelf(path, settings, limits, gate)
             self._closing.callback(self.shelf.close)
-            self.maps: Jobs[LibraryMap] = Jobs("map", most_kept=1)
+            self.maps: Jobs[LibraryMap] = Jobs("map", most_kept=_MAPS_KEPT, most_waiting=_MAPS_KEPT - 1)
             self._closing.callback(self.maps.close)
             self.groupings: Jobs[Groups] = Jobs("duplicates", most_kept=_GROUPINGS_KEPT)
             self._closing.callback(self.groupings.close)
