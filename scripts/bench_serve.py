@@ -163,6 +163,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def main() -> None:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, help="one that is there, in the place of drawn features")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
@@ -171,10 +172,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("artifacts"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        store = Path(scratch) / "a.store"
-        spec = Network.choose("vgg16_compact", None, None, "bundled", 0, "full", download=False).spec()
-        make_store(store, arguments.rows, int(np.prod(spec.outputs[spec.indexed])), spec)
-        build(store, "ivf", 256)
+        store = arguments.store or Path(scratch) / "a.store"
+        if arguments.store is None:
+            spec = Network.choose("vgg16_compact", None, None, "bundled", 0, "full", download=False).spec()
+            make_store(store, arguments.rows, int(np.prod(spec.outputs[spec.indexed])), spec)
+            build(store, "ivf", 256)
         paths = draw_pictures(Path(scratch) / "drawn", classes=8, per_class=4, side=640, seed=9)
         pictures = [path.read_bytes() for path in paths]
         server, port = start(store)
