@@ -9,6 +9,7 @@ from streamer.store.compression import require_compression
 from streamer.store.dataset import FeatureDataset
 from streamer.store.foreign import ForeignFile
 from streamer.store.knn import writing_graph
+from streamer.store.listing import sorted_by_key
 from streamer.store.lock import StoreLock
 from streamer.store.plain import is_plain_export, writing_plain
 from streamer.store.reader import ShardMissingError
@@ -46,6 +47,7 @@ __all__ = [
     "is_plain_export",
     "publish_view",
     "recorded",
+    "sorted_by_key",
     "remake_catalog",
     "require_compression",
     "shard_faults",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import EngineUnavailableError
 from streamer.files import replace_text
-from streamer.images.named import is_there
+from streamer.images.places import is_there
 from streamer.plots import confusion_plot, learning_curve_plot
 from streamer.report import Judged, before_and_after_sheet
 from streamer.store import Store
