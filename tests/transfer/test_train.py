@@ -28,7 +28,7 @@ from streamer.transfer import Head, Predictor, TrainingReport, predict_stored, t
 from streamer.transfer.experiment import _plan
 from streamer.transfer.plan import TrainPlan
 from tests.conftest import delete, feature_batch, spec, write_features
-from tests.images.test_stl10 import images, write
+from tests.images.sources.test_stl10 import images, write
 from tests.transfer.conftest import CLASSES, rows_of
 
 

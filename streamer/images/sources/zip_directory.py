@@ -21,7 +21,7 @@ _END = struct.Struct("<4s4H2LH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
 _MOST_COMMENT = 2**16
-_FULL_16, _FULL_32 = 0xFFFF, 0xFFFFFFFF
+_FULL_32 = 0xFFFFFFFF
 _UTF_8, _ENCRYPTED = 0x800, 0x1
 
 
@@ -114,17 +114,15 @@ def _directory(file: BinaryIO) -> tuple[int, int, int, int]:
     end_at = tail_at + found
     _, _, _, _, count, n_bytes, start, _ = _END.unpack_from(tail, found)
     directory_end = end_at
-    if count == _FULL_16 or n_bytes == _FULL_32 or start == _FULL_32:
-        file.seek(max(0, end_at - _LOCATOR.size))
-        locator = file.read(_LOCATOR.size)
-        if locator[:4] == b"PK\6\7":
-            # Where the archive itself does not begin with the file, its own count of bytes is off by what precedes it.
-            directory_end = end_at - _LOCATOR.size - _END_64.size
-            file.seek(max(0, directory_end))
-            record = file.read(_END_64.size)
-            if len(record) < _END_64.size or record[:4] != b"PK\6\6":
-                raise BadZipError("the end of its directory is damaged")
-            *_, count, n_bytes, start = _END_64.unpack(record)
+    file.seek(max(0, end_at - _LOCATOR.size))
+    if file.read(_LOCATOR.size)[:4] == b"PK\6\7":
+        # Not at the place that it names: that is off where something precedes the archive.
+        directory_end = end_at - _LOCATOR.size - _END_64.size
+        file.seek(max(0, directory_end))
+        record = file.read(_END_64.size)
+        if len(record) < _END_64.size or record[:4] != b"PK\6\6":
+            raise BadZipError("the end of its directory is damaged")
+        *_, count, n_bytes, start = _END_64.unpack(record)
     shift = directory_end - n_bytes - start
     if shift < 0:
         raise BadZipError("its directory claims more bytes than there are: it was cut short")
