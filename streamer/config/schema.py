@@ -72,7 +72,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-_PLACES = ("folder", "list", "tar", "zip", "array", "stl10")
+_PLACES = ("folder", "list", "tar", "zip", "array", "stl10", "url")
 
 
 class Source(_Section):
@@ -87,6 +87,7 @@ class Source(_Section):
     array: PathFromBase | None = Field(None, description="a .npy or .h5 file of uint8 (n, height, width, 3)")
     dataset: str | None = Field(None, description="which one of the .h5 file")
     stl10: PathFromBase | None = Field(None, description="a file of images in STL-10's binary format")
+    url: str | None = Field(None, description="s3://bucket/prefix, gs:// or az://; credentials from the environment")
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
     max_removed: Annotated[float, BeforeValidator(_fraction)] = Field(
         0.3, ge=0, le=1, description="share of the library that one run may drop; more is taken for a mishap"
@@ -147,6 +148,15 @@ class BackboneChoice(_Section):
     seed: int = Field(0, ge=0, description="of random weights")
     input_size: int | None = Field(None, ge=32, le=1024, description="side of the square fed to the network, pixels")
     outputs: Annotated[tuple[Output, ...], Field(strict=False, min_length=1)] | None = None
+
+
+class Remote(_Section):
+    """How images that are not on this machine are fetched."""
+
+    concurrency: int = Field(16, ge=1, le=256)
+    lookahead: ByteSize = Field(32 * 2**20, ge=1, description="bytes that may be fetched and not decoded yet")
+    timeout_seconds: float = Field(30.0, gt=0, description="for one request; an image takes up to five times that")
+    retries: int = Field(4, ge=0)
 
 
 class Memory(_Section):
@@ -252,6 +262,7 @@ class Config(_Section):
     source: Source | None = None
     labels: PathFromBase | None = Field(None, description="a CSV file, key,label, in the place of the folders' names")
     images: Images = Images()
+    remote: Remote = Remote()
     backbone: BackboneChoice = BackboneChoice()
     device: Literal["auto", "cpu", "gpu"] = "auto"
     engine: Literal["auto", "ncnn", "keras"] = "auto"

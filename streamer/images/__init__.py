@@ -1,10 +1,10 @@
 """From a folder of files to batches of RGB pixels; the only room that knows Pillow.
 
-The route: `sources` lists, and `places` opens what was listed; `labels` gives labels from a CSV file; `decode` turns
-bytes into pixels on threads (`formats` knows the files, `cost` foresees the memory, `gate` holds back, `rgb` makes the
-pixels); `augment` adds changed copies where they are asked for, and `batches` stacks them. Where threads cannot keep up
-with a device, as `feeding` finds, `decode_pool` has processes do it, each a `decode_worker`. `canvas` and `drawn` go
-the other way: from pixels to picture files.
+The route: `sources` lists, and `places` opens what was listed; `downloads` fetches ahead what is not on this machine;
+`labels` gives labels from a CSV file; `decode` turns bytes into pixels on threads (`formats` knows the files, `cost`
+foresees the memory, `gate` holds back, `rgb` makes the pixels); `augment` adds changed copies where they are asked for,
+and `batches` stacks them. Where threads cannot keep up with a device, as `feeding` finds, `decode_pool` has processes
+do it, each a `decode_worker`. `canvas` and `drawn` go the other way: from pixels to picture files.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from streamer.images.sources import (
     ArraySource,
     FolderSource,
     ListSource,
+    RemoteLimits,
+    RemoteSource,
     SourceUnavailableError,
     Stl10Source,
     TarSource,
     ZipSource,
+    url_fault,
 )
 
 __all__ = [
@@ -28,6 +31,8 @@ __all__ = [
     "FolderSource",
     "Labels",
     "ListSource",
+    "RemoteLimits",
+    "RemoteSource",
     "SourceUnavailableError",
     "Stl10Source",
     "TarSource",
@@ -35,4 +40,5 @@ __all__ = [
     "batches",
     "labelled",
     "read_labels",
+    "url_fault",
 ]

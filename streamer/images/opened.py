@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-__all__ = ["OpenedImage", "UnreadableImageError", "Window", "as_ppm", "file_errors", "open_file", "open_regular"]
+__all__ = [
+    "OpenedImage",
+    "UnreadableImageError",
+    "Window",
+    "as_ppm",
+    "file_errors",
+    "open_bytes",
+    "open_file",
+    "open_regular",
+]
 
 
 class UnreadableImageError(Exception):
@@ -93,6 +102,12 @@ def open_file(path: str) -> Iterator[OpenedImage]:
     """Open the image that is a file of its own."""
     with open_regular(path) as (file, state, is_unchanged):
         yield OpenedImage(file, state.st_size, is_unchanged)
+
+
+@contextlib.contextmanager
+def open_bytes(data: bytes) -> Iterator[OpenedImage]:
+    """Open an image whose bytes are here already."""
+    yield OpenedImage(io.BytesIO(data), len(data), lambda: True)
 
 
 class Window(io.RawIOBase):

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from streamer.images.cost import decoding_bytes
 from streamer.images.formats import HEAD_BYTES, Header, examine, make_way, open_image, sniff
 from streamer.images.gate import ByteGate
-from streamer.images.opened import OpenedImage, UnreadableImageError, as_ppm, file_errors
+from streamer.images.opened import OpenedImage, UnreadableImageError, as_ppm, file_errors, open_bytes
 from streamer.images.places import open_image_at
 from streamer.images.rgb import DECODE_RECIPE, SizeFor, rgb_pixels
-from streamer.records import Decoded, ImageRef, Known, Rejected
+from streamer.records import Decoded, Fetched, ImageRef, Known, Rejected, bare
 
 __all__ = ["DECODE_RECIPE", "DecodeLimits", "KnowsContent", "decode_file", "read_pixels"]
 
@@ -79,13 +79,14 @@ def decode_file(
     GateClosedError
         `gate` was closed.
     """
+    data = ref.data if isinstance(ref, Fetched) else None
     try:
-        pixels, content = read_pixels(ref.path, lambda _width, _height: size, limits, gate, known)
+        pixels, content = read_pixels(ref.path, lambda _width, _height: size, limits, gate, known, data)
     except _ContentKnownError as found:
-        return Known(ref, found.content)
+        return Known(bare(ref), found.content)
     except UnreadableImageError as error:
-        return Rejected(ref, str(error), error.lasting)
-    return Decoded(ref, pixels, content)
+        return Rejected(bare(ref), str(error), error.lasting)
+    return Decoded(bare(ref), pixels, content)
 
 
 class _ContentKnownError(Exception):
@@ -102,6 +103,7 @@ def read_pixels(
     limits: DecodeLimits,
     gate: ByteGate | None = None,
     known: KnowsContent | None = None,
+    data: bytes | None = None,
 ) -> tuple[NDArray[np.uint8], bytes]:
     """Read one file, once, into pixels and the digest of the very bytes that the pixels came from.
 
@@ -114,6 +116,8 @@ def read_pixels(
     gate : ByteGate, optional
     known : callable, optional
         See `decode_file`, which alone asks so.
+    data : bytes, optional
+        The file's bytes, where they have been fetched.
 
     Returns
     -------
@@ -128,7 +132,7 @@ def read_pixels(
         The file cannot be read, is no picture, is damaged, or exceeds a limit.
     """
     make_way(limits.max_pixels)
-    with open_image_at(path) as image:
+    with open_image_at(path) if data is None else open_bytes(data) as image:
         _check_size(image.n_bytes, limits)
         header = _examine(image)
         n_pixels = header.width * header.height

@@ -1,4 +1,4 @@
-"""What the path of an image stands for: a file, or ``FILE#MEMBER``, one of many in a larger file."""
+"""What the path of an image stands for: a file, ``FILE#MEMBER``, one of many in a larger file, or an address."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from streamer.images.opened import OpenedImage, open_file
 from streamer.images.sources.arrays import open_array_member
+from streamer.images.sources.remote import is_remote, open_remote
 from streamer.images.sources.stl10 import open_stl10_member
 from streamer.images.sources.tar import open_tar_member
 from streamer.images.sources.zip import open_zip_member
@@ -47,6 +48,8 @@ def open_image_at(path: str) -> AbstractContextManager[OpenedImage]:
     UnreadableImageError
         On entering: there is no such file or member, or it is not what it was when it was listed.
     """
+    if is_remote(path):
+        return open_remote(path)
     member = member_of(path)
     if member is None:
         return open_file(path)
@@ -54,6 +57,6 @@ def open_image_at(path: str) -> AbstractContextManager[OpenedImage]:
 
 
 def is_there(path: str) -> bool:
-    """Whether there is the file of an image: its own, or the one that holds many."""
+    """Whether there is the file of an image: its own, or the one that holds many. A remote one is taken to be there."""
     member = member_of(path)
-    return Path(path if member is None else member[0]).is_file()
+    return is_remote(path) or Path(path if member is None else member[0]).is_file()

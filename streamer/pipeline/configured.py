@@ -18,10 +18,13 @@ from streamer.images import (
     FolderSource,
     Labels,
     ListSource,
+    RemoteLimits,
+    RemoteSource,
     Stl10Source,
     TarSource,
     ZipSource,
     read_labels,
+    url_fault,
 )
 from streamer.index import annoy_installed, require_annoy
 from streamer.indexing import IndexSettings
@@ -32,9 +35,11 @@ from streamer.store import FeatureSpec, Store, sorted_by_key
 __all__ = [
     "chosen_network",
     "extract_settings",
+    "fetches",
     "index_settings",
     "labels_of",
     "open_source",
+    "remote_limits",
     "source_choice",
     "stored",
 ]
@@ -152,8 +157,27 @@ def open_source(config: Config) -> Iterable[ImageRef | Rejected]:
     if source.zip is not None:
         return _InOrder(ZipSource(source.zip))
     if source.list is not None:
-        return _InOrder(ListSource(source.list))
+        return _InOrder(ListSource(source.list, remote_limits(config)))
+    if source.url is not None:
+        if fault := url_fault(source.url):
+            raise ConfigError(f"source.url: {source.url} {fault}")
+        if source.url.lower().startswith("http"):
+            raise ConfigError(
+                f"source.url: {source.url}: a web server cannot be listed; name its photos in source.list"
+            )
+        return _InOrder(RemoteSource(source.url, remote_limits(config)))
     return _InOrder(TarSource([path for pattern in source.tar for path in _fitting(pattern)]))
+
+
+def remote_limits(config: Config) -> RemoteLimits:
+    """How photos are fetched that are not on this machine."""
+    remote = config.remote
+    return RemoteLimits(remote.concurrency, remote.lookahead, remote.timeout_seconds, remote.retries)
+
+
+def fetches(config: Config) -> bool:
+    """Whether there may be photos that are not on this machine."""
+    return source_choice(config).kind in ("url", "list")
 
 
 class _InOrder:

@@ -7,11 +7,15 @@ import json
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from streamer.images.sources.folder import SourceUnavailableError, describe_file
 from streamer.images.sources.members import label_of
+from streamer.images.sources.remote import RemoteLimits, describe_object, is_remote
 from streamer.records import ImageRef, Rejected
 
 __all__ = ["ListSource"]
@@ -46,8 +50,9 @@ class ListSource:
         When iterating: the list is missing, cannot be read, is no such list, or is another at the end.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: RemoteLimits | None = None) -> None:
         self.path = path
+        self.limits = limits or RemoteLimits()
 
     def __iter__(self) -> Iterator[ImageRef | Rejected]:
         path = Path(os.path.abspath(self.path))  # noqa: PTH100 - Path.absolute keeps ".."
@@ -56,8 +61,11 @@ class ListSource:
             raise SourceUnavailableError(f"{path}: a list of the kind {path.suffix!r} is not read here. {_HELP}")
         try:
             before = path.stat()
-            for where, row in rows(path):
-                yield self._listed(path, where, row)
+            with ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="describe") as pool:
+                wanted = (self._wanted(path, where, row) for where, row in rows(path))
+                while some := list(islice(wanted, 4 * self.limits.concurrency)):
+                    there = any(is_remote(place) for _, place, _ in some)
+                    yield from (pool.map if there else map)(self._described, some)
             after = path.stat()
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             why = getattr(error, "strerror", None) or error
@@ -67,25 +75,30 @@ class ListSource:
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise SourceUnavailableError(f"{path}: changed while it was being read; run again when it is complete")
 
-    def _listed(self, path: Path, where: str, row: dict[str, Any]) -> ImageRef | Rejected:
+    def _wanted(self, path: Path, where: str, row: dict[str, Any]) -> tuple[str, str, str]:
+        """Key, path and label of a row."""
         given = row.get("path")
         if not isinstance(given, str) or not given:
             raise SourceUnavailableError(f"{path}, {where}: has no path ({given!r}). {_HELP}")
         key = row.get("key")
         key = unicodedata.normalize("NFC", str(key)) if key not in (None, "") else _key_of(given)
         label = row.get("label")
-        found = describe_file(key, os.path.normpath(path.parent / given))
-        text = label_of(key) if label is None else str(label).strip()
+        place = given if is_remote(given) else os.path.normpath(path.parent / given)
+        return key, place, label_of(key) if label is None else str(label).strip()
+
+    def _described(self, wanted: tuple[str, str, str]) -> ImageRef | Rejected:
+        key, place, label = wanted
+        if is_remote(place):
+            return describe_object(key, place, label, self.limits)
+        found = describe_file(key, place)
         if isinstance(found, Rejected):
-            return Rejected(_relabelled(found.ref, text), found.reason, found.lasting)
-        return _relabelled(found, text)
-
-
-def _relabelled(ref: ImageRef, label: str) -> ImageRef:
-    return ImageRef(ref.key, ref.path, ref.size, ref.mtime_ns, label)
+            return replace(found, ref=replace(found.ref, label=label))
+        return replace(found, label=label)
 
 
 def _key_of(given: str) -> str:
+    if is_remote(given):
+        given = given.partition("://")[2]
     posix = given.replace("\\", "/") if os.name == "nt" else given
     pure = PurePosixPath(os.path.normpath(posix).replace(os.sep, "/"))
     parts = [part for part in pure.parts if part != "/" and not part.endswith(":")]
