@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,63 @@ def packed(pictures: Path, tmp_path: Path) -> dict[str, dict[str, Any]]:
     (tmp_path / "a.csv").write_text("path,key\n" + "\n".join(lines) + "\n")
     places = {"tar": "a.tar", "zip": "a.zip", "list": "a.csv", "folder": str(pictures)}
     return {kind: {kind: place} for kind, place in places.items()}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket of S3 on loopback; the environment says how to get there."""
+    server_of = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("obstore")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_of.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "very-secret", "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    found = boto3.resource("s3").Bucket("photos")
+    found.create()
+    yield found
+    server.stop()
+
+
+def test_photos_of_a_bucket_are_the_same_and_no_secret_is_kept(
+    make: Make, bucket: Any, packed: dict[str, dict[str, Any]], pictures: Path, tmp_path: Path
+) -> None:
+    for path in pictures.rglob("*.jpg"):
+        bucket.upload_file(str(path), f"my library/{path.relative_to(pictures).as_posix()}")
+    bucket.put_object(Key="my library/notes.txt", Body=b"no photo")
+    bucket.put_object(Key="another/x.jpg", Body=b"not ours")
+    config, folder = make("s3", {"url": "s3://photos/my library/"}), make("folder", packed["folder"])
+    assert run(config).images["added"] == 40 == run(folder).images["added"]
+    assert features_by_key(config.store) == features_by_key(folder.store)
+    assert rows(config.store) == rows(folder.store)
+    assert run(config).images["unchanged"] == 40
+    first, second = sorted(each.key for each in bucket.objects.filter(Prefix="my library/"))[:2]
+    bucket.Object(first).copy_from(CopySource=f"photos/{second}")
+    bucket.Object(second).delete()
+    images = run(config).images
+    assert (images["seen"], images["unchanged"], images["removed"], images["failed"]) == (39, 38, 1, 0)
+    with Searcher(config.store) as searcher:
+        assert searcher.search([f"s3://photos/{first}"], k=1)[0].hits[0].score == pytest.approx(1)
+    kept = [path for path in config.store.rglob("*") if path.is_file()]
+    assert kept and not any(b"very-secret" in path.read_bytes() for path in kept)
+
+
+def test_a_bucket_that_cannot_be_listed_loses_nothing(
+    make: Make, bucket: Any, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(pictures.rglob("*.jpg"))
+    bucket.upload_file(str(path), "a.jpg")
+    config = make("s3", {"url": "s3://photos"})
+    assert run(config).images["added"] == 1
+    with pytest.raises(StreamerError, match="s3://elsewhere: cannot be listed: there is no such object"):
+        run(make("s3", {"url": "s3://elsewhere"}))
+    with Store(config.store) as store:
+        assert len(store) == 1
 
 
 def rows(path: Path) -> list[tuple[str, str]]:
@@ -138,7 +196,7 @@ def test_an_archive_that_is_still_being_copied_changes_nothing(
     ("source", "said"),
     [
         ({"folder": ".", "zip": "a.zip"}, "folder and zip are given"),
-        ({}, "none of folder, list, tar, zip, array, stl10 is given"),
+        ({}, "none of folder, list, tar, zip, array, stl10, url is given"),
         ({"zip": "a.zip", "exclude": ["x"]}, "exclude is for the files of a folder; leave it out with zip"),
         ({"array": "a.h5"}, "dataset is missing"),
         ({"array": "a.npy", "dataset": "x"}, "leave it out"),
@@ -147,3 +205,16 @@ def test_an_archive_that_is_still_being_copied_changes_nothing(
 def test_what_a_config_cannot_mean(make: Make, source: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         make("a", source)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://key:secret@bucket/x", "holds a name or password"),
+        ("https://example.org/photos", r"cannot be listed: name the photos of a web server in source\.list"),
+        ("photos/", "is no address of an object store"),
+    ],
+)
+def test_an_address_that_cannot_be_a_source(make: Make, url: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(make("a", {"url": url}))

@@ -208,14 +208,15 @@ def _resolved(url: str, limits: RemoteLimits) -> tuple[Any, str]:
     scheme = parts.scheme.lower()
     whole = url[len(scheme) + len("://") + len(parts.netloc) :].lstrip("/")
     path = unquote(whole) if scheme.startswith("http") else whole
-    return _store(f"{scheme}://{parts.netloc}", limits), path.rstrip("/")
+    endpoints = tuple(os.environ.get(name, "") for name in _ENDPOINTS)
+    return _store(f"{scheme}://{parts.netloc}", limits, endpoints), path.rstrip("/")
 
 
 @lru_cache(maxsize=8)
-def _store(base: str, limits: RemoteLimits) -> Any:
+def _store(base: str, limits: RemoteLimits, endpoints: tuple[str, ...]) -> Any:
     """A client for one bucket or server, with connections that are used again."""
     from_url = _obstore().store.from_url
-    plain = base.startswith("http://") or any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
+    plain = any(address.startswith("http://") for address in (base, *endpoints))
     timeout = timedelta(seconds=limits.timeout_seconds)
     try:
         return from_url(
