@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tarfile
+import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +66,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{host}:{port}",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
+    reset = urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")  # it is one for the process
+    urllib.request.urlopen(reset).close()
     found = boto3.resource("s3").Bucket("photos")
     found.create()
     yield found
