@@ -214,7 +214,7 @@ def test_what_a_config_cannot_mean(make: Make, source: dict[str, Any], said: str
     ("url", "said"),
     [
         ("s3://key:secret@bucket/x", "holds a name or password"),
-        ("https://example.org/photos", r"cannot be listed: name the photos of a web server in source\.list"),
+        ("https://example.org/photos", r"a web server cannot be listed; name its photos in source\.list"),
         ("photos/", "is no address of an object store"),
     ],
 )
