@@ -1,15 +1,19 @@
-"""Commands that hand features to other tools, and take features computed elsewhere."""
+"""Commands that hand a store, or its features, to others, and take them from there."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from streamer.cli.common import STORE, Outcome, command, progress_bars, stopping
 from streamer.errors import ExitCode
 
-__all__ = ["export_", "import_"]
+if TYPE_CHECKING:
+    from streamer.publishing import Transfer
+
+__all__ = ["export_", "import_", "pull", "push"]
 
 
 @click.command("export")
@@ -68,3 +72,38 @@ def import_(
         lines.append(f"index generation {report.generation}")
     data = {**done.to_dict(), "generation": report.generation if report is not None else None}
     return data, "\n".join(lines), done.exit_code
+
+
+@click.command()
+@STORE
+@click.argument("url")
+@command
+def push(store: Path, url: str) -> Outcome:
+    """Publish STORE under URL (s3://bucket/prefix, gs://, az://, or a folder): what is new travels."""
+    from streamer.publishing import push as push_store
+
+    with progress_bars() as progress:
+        done = push_store(store, url, progress=progress)
+    return done.to_dict(), _told(done, f"{store} -> {url}"), ExitCode.DONE
+
+
+@click.command()
+@click.argument("url")
+@STORE
+@command
+def pull(url: str, store: Path) -> Outcome:
+    """Bring STORE, a copy to search in, up to date with what was pushed to URL."""
+    from streamer.publishing import pull as pull_store
+
+    with progress_bars() as progress:
+        done = pull_store(url, store, progress=progress)
+    return done.to_dict(), _told(done, f"{url} -> {store}"), ExitCode.DONE
+
+
+def _told(done: Transfer, way: str) -> str:
+    from streamer.config import format_bytes
+
+    return (
+        f"{way}: {done.files} files, {format_bytes(done.bytes)} travelled, {done.unchanged} were there; "
+        f"{done.images} images, index generation {done.generation}, {done.seconds:.1f} s"
+    )

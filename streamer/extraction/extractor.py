@@ -18,8 +18,8 @@ from streamer.errors import EngineUnavailableError
 from streamer.extraction.network import Network
 from streamer.images.batches import batches
 from streamer.images.feeding import usable_cores
-from streamer.images.sources import RemoteLimits
 from streamer.memory import ExtractPlan, MemoryWatch, plan_extract
+from streamer.objects import RemoteLimits
 from streamer.records import Augmentation, Decoded, FeatureBatch, ImageRef, Known, Rejected
 
 __all__ = ["ExtractSettings", "Extractor"]

@@ -16,13 +16,11 @@ from streamer.images.sources import (
     ArraySource,
     FolderSource,
     ListSource,
-    RemoteLimits,
     RemoteSource,
     SourceUnavailableError,
     Stl10Source,
     TarSource,
     ZipSource,
-    url_fault,
 )
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "FolderSource",
     "Labels",
     "ListSource",
-    "RemoteLimits",
     "RemoteSource",
     "SourceUnavailableError",
     "Stl10Source",
@@ -40,5 +37,4 @@ __all__ = [
     "batches",
     "labelled",
     "read_labels",
-    "url_fault",
 ]

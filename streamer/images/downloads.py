@@ -10,7 +10,8 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from streamer.images.opened import UnreadableImageError
-from streamer.images.sources.remote import RemoteLimits, fetch, is_remote
+from streamer.images.sources.remote import fetch
+from streamer.objects import RemoteLimits, is_remote
 from streamer.records import Fetched, ImageRef, Rejected
 
 __all__ = ["fetched_ahead"]

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from streamer.images.opened import OpenedImage, open_file
 from streamer.images.sources.arrays import open_array_member
-from streamer.images.sources.remote import is_remote, open_remote
+from streamer.images.sources.remote import open_remote
 from streamer.images.sources.stl10 import open_stl10_member
 from streamer.images.sources.tar import open_tar_member
 from streamer.images.sources.zip import open_zip_member
+from streamer.objects import is_remote
 
 __all__ = ["is_there", "member_of", "open_image_at"]
 

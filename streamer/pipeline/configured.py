@@ -18,17 +18,16 @@ from streamer.images import (
     FolderSource,
     Labels,
     ListSource,
-    RemoteLimits,
     RemoteSource,
     Stl10Source,
     TarSource,
     ZipSource,
     read_labels,
-    url_fault,
 )
 from streamer.index import annoy_installed, require_annoy
 from streamer.indexing import IndexSettings
 from streamer.memory import budget_bytes
+from streamer.objects import RemoteLimits, url_fault
 from streamer.records import Augmentation, ImageRef, Rejected
 from streamer.store import FeatureSpec, Store, sorted_by_key
 

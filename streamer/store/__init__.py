@@ -14,7 +14,8 @@ from streamer.store.lock import StoreLock
 from streamer.store.plain import is_plain_export, writing_plain
 from streamer.store.reader import ShardMissingError
 from streamer.store.record import RunRecord, recorded
-from streamer.store.shard import writing_bytes
+from streamer.store.shard import shard_path, writing_bytes
+from streamer.store.snapshot import catalog_snapshot, replace_catalog
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.split import SIDES, Split
 from streamer.store.store import Store
@@ -41,12 +42,15 @@ __all__ = [
     "StoreLock",
     "StoreWriter",
     "catalog_faults",
+    "catalog_snapshot",
     "compact_shards",
     "drop_shards",
     "find_changes",
     "is_plain_export",
     "publish_view",
     "recorded",
+    "replace_catalog",
+    "shard_path",
     "sorted_by_key",
     "remake_catalog",
     "require_compression",

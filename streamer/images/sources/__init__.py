@@ -3,7 +3,7 @@
 from streamer.images.sources.arrays import ArraySource
 from streamer.images.sources.folder import IMAGE_SUFFIXES, FolderSource, SourceUnavailableError
 from streamer.images.sources.listed import ListSource
-from streamer.images.sources.remote import RemoteLimits, RemoteSource, url_fault
+from streamer.images.sources.remote import RemoteSource
 from streamer.images.sources.stl10 import Stl10Source
 from streamer.images.sources.tar import TarSource
 from streamer.images.sources.zip import ZipSource
@@ -13,11 +13,9 @@ __all__ = [
     "ArraySource",
     "FolderSource",
     "ListSource",
-    "RemoteLimits",
     "RemoteSource",
     "SourceUnavailableError",
     "Stl10Source",
     "TarSource",
     "ZipSource",
-    "url_fault",
 ]

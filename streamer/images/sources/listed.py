@@ -15,7 +15,8 @@ from typing import Any
 
 from streamer.images.sources.folder import SourceUnavailableError, describe_file
 from streamer.images.sources.members import label_of
-from streamer.images.sources.remote import RemoteLimits, describe_object, is_remote
+from streamer.images.sources.remote import describe_object
+from streamer.objects import RemoteLimits, is_remote
 from streamer.records import ImageRef, Rejected
 
 __all__ = ["ListSource"]

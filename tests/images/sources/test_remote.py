@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from streamer.images import ListSource, RemoteLimits, SourceUnavailableError, url_fault
+from streamer.images import ListSource, SourceUnavailableError
 from streamer.images.decode import decode_stream
 from streamer.images.downloads import fetched_ahead
 from streamer.images.pixels import DecodeLimits
-from streamer.images.sources.remote import RemoteSource, is_remote
+from streamer.images.sources.remote import RemoteSource
+from streamer.objects import RemoteLimits, is_remote, url_fault
 from streamer.records import Decoded, Fetched, ImageRef, Rejected
 from tests.images.sources.archived import picture, taken
 from tests.images.sources.web import Web, serving
