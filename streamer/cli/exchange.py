@@ -18,7 +18,7 @@ __all__ = ["export_", "import_", "pull", "push"]
 
 @click.command("export")
 @STORE
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out")
 @click.option(
     "--format",
     "kind",
@@ -27,22 +27,48 @@ __all__ = ["export_", "import_", "pull", "push"]
 )
 @click.option("--output", "outputs", multiple=True, metavar="NAME", help="Which features. [default: those indexed]")
 @click.option("--force", is_flag=True, help="Replace what stands at OUT, even if it is no export.")
+@click.option("--table", metavar="NAME", help="Which table, where OUT is postgresql://... [default: photos]")
 @command
-def export_(store: Path, out: Path, kind: str | None, outputs: tuple[str, ...], force: bool) -> Outcome:
-    """Write the features of STORE, and the names beside them, for other tools."""
+def export_(
+    store: Path, out: str, kind: str | None, outputs: tuple[str, ...], force: bool, table: str | None
+) -> Outcome:
+    """Write the features of STORE, and the names beside them, for other tools: to a folder, a file or a database."""
     from dataclasses import asdict
 
     from streamer.config import format_bytes
-    from streamer.exchange import export_features
+    from streamer.exchange import export_features, is_postgres
 
+    if is_postgres(out):
+        if kind is not None or force or len(outputs) > 1:
+            raise click.UsageError(
+                "to a database goes one output, and neither --format nor --force says anything there"
+            )
+        return _to_database(store, out, table or "photos", outputs[0] if outputs else None)
+    if table is not None:
+        raise click.UsageError(f"--table {table}: OUT is no database; leave it out, or name postgresql://...")
     with stopping() as should_stop, progress_bars() as progress:
         done = export_features(
-            store, out, format=kind, outputs=outputs, force=force, progress=progress, should_stop=should_stop
+            store, Path(out), format=kind, outputs=outputs, force=force, progress=progress, should_stop=should_stop
         )
     shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in done.outputs.items())
     size = f"{format_bytes(done.bytes)} of {done.format}"
     text = f"{done.path}: {done.images} images, {shapes}, {size}, {done.seconds:.1f} s"
     return asdict(done), text, ExitCode.DONE
+
+
+def _to_database(store: Path, url: str, table: str, output: str | None) -> Outcome:
+    from streamer.exchange import export_to_postgres
+
+    with stopping() as should_stop, progress_bars() as progress:
+        done = export_to_postgres(store, url, table=table, output=output, progress=progress, should_stop=should_stop)
+    lines = [
+        f"{done.table}: {done.images} rows of {done.dimension}; {done.added} came, {done.removed} went, {done.renamed} "
+        f"are called otherwise, {done.seconds:.1f} s"
+    ]
+    if not done.indexed:
+        lines.append(f"there is no index: HNSW takes no {done.dimension} numbers, and each search looks at every row")
+    lines += ["to search it, with the features of a photo or of a row:", f"  {done.sql}"]
+    return done.to_dict(), "\n".join(lines), ExitCode.DONE
 
 
 @click.command("import")
