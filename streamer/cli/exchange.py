@@ -50,7 +50,9 @@ def export_(store: Path, out: Path, kind: str | None, outputs: tuple[str, ...], 
 @click.argument("features", type=click.Path(path_type=Path))
 @click.option("--keys", type=click.Path(path_type=Path), metavar="KEYS.csv", help="Columns key,label: a line a row.")
 @click.option("--dataset", metavar="NAME", help="Which dataset of an HDF5 file. [default: the only one there can be]")
-@click.option("--name", help="What to call the features of a new store. [default: imported]")
+@click.option(
+    "--name", metavar="NETWORK", help="That the features are of, such as clip-vit-b32. [default: that of the store]"
+)
 @click.option("--index/--no-index", default=True, show_default=True, help="Bring the index up to date, too.")
 @command
 def import_(
