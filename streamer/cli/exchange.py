@@ -76,7 +76,9 @@ def _to_database(store: Path, url: str, table: str, output: str | None) -> Outco
 @click.argument("features", type=click.Path(path_type=Path))
 @click.option("--keys", type=click.Path(path_type=Path), metavar="KEYS.csv", help="Columns key,label: a line a row.")
 @click.option("--dataset", metavar="NAME", help="Which dataset of an HDF5 file. [default: the only one there can be]")
-@click.option("--name", help="What to call the features of a new store. [default: imported]")
+@click.option(
+    "--name", metavar="NETWORK", help="That the features are of, such as clip-vit-b32. [default: that of the store]"
+)
 @click.option("--index/--no-index", default=True, show_default=True, help="Bring the index up to date, too.")
 @command
 def import_(

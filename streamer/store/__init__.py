@@ -7,6 +7,7 @@ from streamer.store.check import Fault, catalog_faults, drop_shards, remake_cata
 from streamer.store.compact import Compaction, compact_shards
 from streamer.store.compression import require_compression
 from streamer.store.dataset import FeatureDataset
+from streamer.store.examples import Examples, examples_by_side
 from streamer.store.foreign import ForeignFile
 from streamer.store.knn import writing_graph
 from streamer.store.listing import sorted_by_key
@@ -29,6 +30,7 @@ __all__ = [
     "Changes",
     "Compaction",
     "Entry",
+    "Examples",
     "Failure",
     "Fault",
     "FeatureDataset",
@@ -45,6 +47,7 @@ __all__ = [
     "catalog_snapshot",
     "compact_shards",
     "drop_shards",
+    "examples_by_side",
     "find_changes",
     "is_plain_export",
     "publish_view",
