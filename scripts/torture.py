@@ -1,7 +1,8 @@
 """The long version of the crash tests: ``python scripts/torture.py [--minutes 30]``.
 
 1. Every change to the disk that each writing operation makes (a first night, a second one, compact, rebuild, repair)
-   fails in turn, by death, by a full disk and by an I/O error; see `tests.faults.torment`. About ten minutes.
+   fails in turn, by death, by a full disk and by an I/O error; see `tests.faults.torment`. About ten minutes. So do
+   those of exports, and every 8th of an import; see `tests.faults.exchange`. About three minutes.
 2. Random histories of a library, more and longer than in the tests; see `tests/end_to_end/test_histories.py`.
 3. Whole ``streamer run`` processes over drawn pictures are killed, or meet a full or failing disk, at random changes,
    again and again over one store, until the time is up; each is followed by a check, and every tenth by a comparison
@@ -41,6 +42,10 @@ def torment(library: Path, folder: Path) -> None:
     for kind in shim.KINDS:
         command = [sys.executable, "-m", "tests.faults.torment", kind, "1", str(folder)]
         subprocess.run(command, cwd=ROOT, env=shim.environment(library), check=True, stderr=subprocess.STDOUT)
+    exchanged = folder / "exchange"
+    exchanged.mkdir()
+    command = [sys.executable, "-m", "tests.faults.exchange", "1", str(exchanged)]
+    subprocess.run(command, cwd=ROOT, env=shim.environment(library), check=True, stderr=subprocess.STDOUT)
 
 
 def histories(count: int) -> None:

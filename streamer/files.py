@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -28,6 +29,7 @@ __all__ = [
     "rename",
     "replace_text",
     "require_space",
+    "require_writable",
 ]
 
 PARTIAL = ".partial"
@@ -151,6 +153,31 @@ def require_space(folder: Path, n_bytes: int, purpose: str) -> None:
             f"of which {_RESERVE_BYTES / 1e6:.0f} MB are to stay free: it was not begun; what was committed before is "
             "safe. Free some space, or write to another disk"
         )
+
+
+def require_writable(folder: Path, remedy: str) -> None:
+    """Refuse work whose outcome could not be written.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to; it may have to be made first.
+    remedy : str
+        What to do about it: ``"name another place with --head OUT.npz"``.
+
+    Raises
+    ------
+    StoreWriteError
+        If no file can be made there.
+    """
+    nearest = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise StoreWriteError(
+            f"{folder}: nothing can be written there ({error.strerror}), so it was not begun; {remedy}"
+        ) from error
 
 
 def fsync_file(path: Path) -> None:

@@ -112,7 +112,7 @@ def plan_extract(
     max_batch: int,
     processes: int = 0,
     process_bytes: int = 0,
-    held_bytes: int = 0,
+    writing_bytes: int = 0,
 ) -> ExtractPlan:
     """Fit extraction into a budget.
 
@@ -131,8 +131,8 @@ def plan_extract(
         No more images than this make the engine faster.
     processes, process_bytes : int
         How many decoding processes would be of use, and what each holds. They get at most half of what is left.
-    held_bytes : int
-        What the process holds beside all this: HDF5's filters while features are written, or a server.
+    writing_bytes : int
+        What HDF5's filters hold while features are written, beside its own buffers.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def plan_extract(
     def expected(engine: int, batch: int, decode_bytes: int) -> int:
         base, per_image, _ = engines[engine]
         held = batch * (per_image + 3 * pixel_bytes + 2 * feature_bytes)
-        return _PACKAGE_BYTES + base + _HDF5_BYTES + held_bytes + decode_bytes + held
+        return _PACKAGE_BYTES + base + _HDF5_BYTES + writing_bytes + decode_bytes + held
 
     def smallest(engine: int) -> int:
         return expected(engine, min(max_batch, engines[engine][2]), _DECODE_BYTES_PER_THREAD)

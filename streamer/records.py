@@ -56,6 +56,20 @@ class ImageRef:
     label: str
 
 
+@dataclass(frozen=True)
+class Fetched(ImageRef):
+    """An image that is not on this machine, with the bytes that were fetched of it."""
+
+    data: bytes
+
+
+def bare(ref: ImageRef) -> ImageRef:
+    """The reference to an image without its bytes, where it has some: for what outlives them."""
+    if isinstance(ref, Fetched):
+        return ImageRef(ref.key, ref.path, ref.size, ref.mtime_ns, ref.label)
+    return ref
+
+
 def key_hash(key: str) -> int:
     """A number of 64 bits for a key, by which many are looked up in little memory: alike on every machine."""
     return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

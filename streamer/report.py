@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from streamer.images.canvas import Canvas
 
 __all__ = [
+    "KEYS_AS_PATHS",
     "Judged",
     "Report",
     "before_and_after_sheet",
     "cluster_sheet",
     "contact_sheet",
+    "crossed_out",
     "grid_sheet",
     "remove_cluster_sheets",
     "store_info",
@@ -35,6 +37,11 @@ _MOST_HITS = 20
 _INK, _FAINT, _PAPER, _ACCENT = (24, 24, 27), (113, 113, 122), (255, 255, 255), (37, 99, 235)
 _RIGHT, _WRONG = (22, 101, 52), (185, 28, 28)
 _STRIP = 18
+
+KEYS_AS_PATHS = (
+    "; the path of an image whose features were imported is its key: run the command in the folder that keys start from"
+)
+"""What to add where pictures are not found."""
 
 
 _COUNTS = ("seen", "added", "updated", "moved", "removed", "unchanged", "failed")
@@ -88,7 +95,7 @@ class _Placed(Protocol):
     def score(self) -> float: ...
 
 
-def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[str] = ()) -> None:
+def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[str] = ()) -> int:
     """Draw one row for each query: the query, then its first 20 hits, with scores (or distances) and labels.
 
     Parameters
@@ -98,6 +105,11 @@ def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[s
         A PNG file.
     captions : sequence of str
         What to write under each query; without them, "query".
+
+    Returns
+    -------
+    int
+        Pictures that are crossed out, as there is no file: see `crossed_out`.
     """
     from streamer.images.canvas import Canvas, thumbnail  # a run draws nothing and does without Pillow's fonts
 
@@ -117,9 +129,10 @@ def contact_sheet(results: Sequence[_Answer], target: Path, captions: Sequence[s
             score = f"{hit.score:.4f}" if hit.distance is None else f"distance {hit.distance:.3f}"
             _caption(canvas, x, y, score, hit.label or Path(hit.key).name)
     canvas.save(target)
+    return _missing(each for result in results for each in (result.query, *_paths(result.hits[:_MOST_HITS])))
 
 
-def grid_sheet(images: Sequence[_Placed], target: Path, columns: int = 6) -> None:
+def grid_sheet(images: Sequence[_Placed], target: Path, columns: int = 6) -> int:
     """Draw pictures in rows, each with its score and label.
 
     Parameters
@@ -129,6 +142,11 @@ def grid_sheet(images: Sequence[_Placed], target: Path, columns: int = 6) -> Non
     target : Path
         A PNG file.
     columns : int
+
+    Returns
+    -------
+    int
+        Pictures that are crossed out, as there is no file: see `crossed_out`.
     """
     from streamer.images.canvas import Canvas, thumbnail
 
@@ -140,6 +158,27 @@ def grid_sheet(images: Sequence[_Placed], target: Path, columns: int = 6) -> Non
         canvas.paste(thumbnail(each.entry.path, _SIDE), x, y)
         _caption(canvas, x, y, f"{each.score:.4f}", each.entry.label or Path(each.entry.key).name)
     canvas.save(target)
+    return _missing(each.entry.path for each in images)
+
+
+def crossed_out(count: int) -> list[str]:
+    """What to say of pictures on a sheet that have no file; nothing if there are none.
+
+    Features that were imported come with keys alone: each is taken for the path of its picture.
+    """
+    if not count:
+        return []
+    return [f"{count} pictures are crossed out, as there is no such file{KEYS_AS_PATHS}"]
+
+
+def _missing(paths: Iterable[str]) -> int:
+    from streamer.images.places import is_there
+
+    return sum(not is_there(path) for path in paths)
+
+
+def _paths(hits: Sequence[Hit]) -> list[str]:
+    return [hit.path for hit in hits]
 
 
 def cluster_sheet(folder: Path, number: int) -> Path:

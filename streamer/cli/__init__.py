@@ -70,6 +70,7 @@ for each in (
     *(group.duplicates, group.clusters),
     *(learn.train, learn.predict),
     *(exchange.export_, exchange.import_),
+    *(exchange.push, exchange.pull),
     *(look.info, look.failures, look.check, look.compact),
     *(look.models, look.weights),
     serve,

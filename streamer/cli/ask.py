@@ -84,10 +84,10 @@ def search(
     if not records.count:
         lines.append("no photos there")
     if sheet is not None:
-        from streamer.report import contact_sheet
+        from streamer.report import contact_sheet, crossed_out
 
-        contact_sheet(drawn, sheet)
-        lines.append(f"sheet: {sheet}")
+        missing = contact_sheet(drawn, sheet)
+        lines += [f"sheet: {sheet}", *crossed_out(missing)]
     return {"results": records}, "\n".join(lines), ExitCode.SOME_UNREADABLE if failed else ExitCode.DONE
 
 
@@ -146,11 +146,11 @@ def evaluate(
         found = measure(searcher, queries=queries, k=k, exclude=exclude, baselines=baselines, progress=progress)
     lines = [*_table(found), *found.notes]
     if sheet is not None:
-        from streamer.report import contact_sheet
+        from streamer.report import contact_sheet, crossed_out
 
         shown = [*found.best, *found.worst]
-        contact_sheet(shown, sheet, [f"AP {each.average_precision:.3f}: {each.label}" for each in shown])
-        lines.append(f"sheet, the best queries and then the worst: {sheet}")
+        missing = contact_sheet(shown, sheet, [f"AP {each.average_precision:.3f}: {each.label}" for each in shown])
+        lines += [f"sheet, the best queries and then the worst: {sheet}", *crossed_out(missing)]
     return found.to_dict(), "\n".join(lines), ExitCode.DONE
 
 

@@ -51,10 +51,10 @@ def duplicates(store: Path, threshold: float, exact: bool, sheet: Path | None, d
                 drawn.append(group)
     lines = [f"{records.count} groups, {images} photos: {images - records.count} could go"]
     if sheet is not None:
-        from streamer.report import contact_sheet
+        from streamer.report import contact_sheet, crossed_out
 
-        contact_sheet(drawn, sheet, ["first of the group"] * len(drawn))
-        lines.append(f"sheet: {sheet}")
+        missing = contact_sheet(drawn, sheet, ["first of the group"] * len(drawn))
+        lines += [f"sheet: {sheet}", *crossed_out(missing)]
     return {"threshold": threshold, "photos": images, "groups": records}, "\n".join(lines), ExitCode.DONE
 
 
@@ -68,7 +68,7 @@ def clusters(store: Path, sheets: Path | None, central: int) -> Outcome:
     from streamer.joins import clusters as each_cluster
     from streamer.neighbours import Neighbours
 
-    records = Records()
+    records, missing = Records(), 0
     with Neighbours(store) as neighbours:
         for cluster in each_cluster(neighbours, central):
             frequent = ", ".join(
@@ -83,12 +83,13 @@ def clusters(store: Path, sheets: Path | None, central: int) -> Outcome:
 
                 sheets.mkdir(parents=True, exist_ok=True)
                 target = cluster_sheet(sheets, cluster.number)
-                grid_sheet(cluster.central, target)
+                missing += grid_sheet(cluster.central, target)
                 record["sheet"] = str(target)
             records.append(record)
+    lines = [f"{records.count} clusters"]
     if sheets is not None:
-        from streamer.report import remove_cluster_sheets
+        from streamer.report import crossed_out, remove_cluster_sheets
 
         remove_cluster_sheets(sheets, records.count)
-    text = f"{records.count} clusters" + (f"; sheets: {sheets}" if sheets is not None else "")
-    return {"clusters": records}, text, ExitCode.DONE
+        lines += [f"sheets: {sheets}", *crossed_out(missing)]
+    return {"clusters": records}, "\n".join(lines), ExitCode.DONE

@@ -74,6 +74,7 @@ def train(
 
     Ctrl-C ends it after the batch at hand and keeps the best head so far (exit code 130).
     """
+    from streamer.files import require_writable
     from streamer.store import Store
     from streamer.transfer import train as train_head
     from streamer.transfer import write_report
@@ -86,6 +87,9 @@ def train(
         _refuse("--kind linear", {"--units": units, "--device": device if device == "gpu" else None})
     budget_bytes = _size(memory)
     with Store(store) as opened, stopping() as should_stop, progress_bars() as progress:
+        require_writable(head.parent if head else store / "heads", "name another place with --head OUT.npz")
+        if report is not None:
+            require_writable(report, "name another folder with --report")
         done = train_head(
             opened,
             kind=kind,
@@ -151,6 +155,12 @@ def _summary(done: TrainingReport, target: Path) -> list[str]:
 @click.option("--store", type=click.Path(path_type=Path), metavar="STORE", help="All images of a store, as stored.")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Labels of each picture.")
 @click.option("--csv", "table", type=OutFile(), metavar="OUT.csv", help="image,label,probability")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE.h5",
+    help="Of the network, where they are now. [default: as the head says]",
+)
 @click.option("--memory", metavar="SIZE", help="For the network. [default: 1GiB]")
 @click.option("--device", type=_DEVICES, help="Where to run the network. [default: auto]")
 @command
@@ -160,6 +170,7 @@ def predict(
     store: Path | None,
     top: int,
     table: Path | None,
+    weights: Path | None,
     memory: str | None,
     device: str | None,
 ) -> Outcome:
@@ -170,12 +181,13 @@ def predict(
     if bool(images) == (store is not None):
         raise click.UsageError("name pictures or folders, or a store with --store: one of the two")
     if store is not None:
-        _refuse("--store", {"--memory": memory, "--device": device})
+        _refuse("--store", {"--weights": weights, "--memory": memory, "--device": device})
     loaded = Head.load(head)
     if store is not None:
         with Store(store) as opened:
             return _told(loaded, head, predict_stored(loaded, opened, top), table)
-    with Predictor(loaded, budget_bytes=_size(memory) or 2**30, device=device or "auto") as predictor:
+    budget_bytes = _size(memory) or 2**30
+    with Predictor(loaded, budget_bytes=budget_bytes, device=device or "auto", weights=weights) as predictor:
         return _told(loaded, head, predictor.stream(images, top), table)
 
 

@@ -55,6 +55,11 @@ def _log_file(value: object, info: ValidationInfo) -> object:
     return "off" if value is False else value if value in ("auto", "off") else _path(value, info)
 
 
+def _paths(value: object, info: ValidationInfo) -> tuple[Path, ...]:
+    """Take one path for a list of one."""
+    return tuple(_path(each, info) for each in (value if isinstance(value, (list, tuple)) else [value]))
+
+
 def _auto(value: object) -> object:
     return None if value == "auto" else value
 
@@ -67,11 +72,22 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+_PLACES = ("folder", "list", "tar", "zip", "array", "stl10", "url")
+
+
 class Source(_Section):
     """Where the images are."""
 
     folder: PathFromBase | None = Field(None, description="searched recursively; label = name of the parent folder")
+    list: PathFromBase | None = Field(None, description="a .txt, .csv, .jsonl or .parquet file with a path an image")
+    tar: Annotated[tuple[Path, ...], BeforeValidator(_paths), Field(strict=False)] = Field(
+        (), description="one archive or several (WebDataset): a path, a pattern such as train-*.tar, or a list of them"
+    )
+    zip: PathFromBase | None = Field(None, description="an archive")
+    array: PathFromBase | None = Field(None, description="a .npy or .h5 file of uint8 (n, height, width, 3)")
+    dataset: str | None = Field(None, description="which one of the .h5 file")
     stl10: PathFromBase | None = Field(None, description="a file of images in STL-10's binary format")
+    url: str | None = Field(None, description="s3://bucket/prefix, gs:// or az://; credentials from the environment")
     exclude: Annotated[tuple[str, ...], Field(strict=False)] = ()
     max_removed: Annotated[float, BeforeValidator(_fraction)] = Field(
         0.3, ge=0, le=1, description="share of the library that one run may drop; more is taken for a mishap"
@@ -79,20 +95,29 @@ class Source(_Section):
     allow_empty: bool = Field(False, description="whether a source without a single image is what it seems")
 
     @property
-    def place(self) -> Path:
-        """The folder or file."""
-        place = self.folder or self.stl10
-        assert place is not None
-        return place
+    def kind(self) -> str:
+        """Which of the places is given."""
+        return next(name for name in _PLACES if getattr(self, name))
+
+    @property
+    def place(self) -> str:
+        """The folder or file, in words for people."""
+        place = getattr(self, self.kind)
+        return " and ".join(map(str, place)) if isinstance(place, tuple) else str(place)
 
     @model_validator(mode="after")
     def _one_place(self) -> Source:
-        given = [name for name in ("folder", "stl10") if getattr(self, name) is not None]
+        given = [name for name in _PLACES if getattr(self, name)]
         if len(given) != 1:
-            found = f"both {' and '.join(given)} are given" if given else "neither folder nor stl10 is given"
+            found = f"{' and '.join(given)} are given" if given else f"none of {', '.join(_PLACES)} is given"
             raise ValueError(f"{found}; give the one that says where the photos are, for example folder: ~/Pictures")
         if self.exclude and self.folder is None:
-            raise ValueError("exclude is for the files of a folder; leave it out with stl10")
+            raise ValueError(f"exclude is for the files of a folder; leave it out with {self.kind}")
+        hdf5 = self.array is not None and self.array.suffix.lower() in (".h5", ".hdf5")
+        if hdf5 and self.dataset is None:
+            raise ValueError(f"dataset is missing: which one of {self.array} holds the images?")
+        if self.dataset is not None and not hdf5:
+            raise ValueError("dataset is for an array in an .h5 or .hdf5 file; leave it out")
         return self
 
 
@@ -123,6 +148,15 @@ class BackboneChoice(_Section):
     seed: int = Field(0, ge=0, description="of random weights")
     input_size: int | None = Field(None, ge=32, le=1024, description="side of the square fed to the network, pixels")
     outputs: Annotated[tuple[Output, ...], Field(strict=False, min_length=1)] | None = None
+
+
+class Remote(_Section):
+    """How images that are not on this machine are fetched."""
+
+    concurrency: int = Field(16, ge=1, le=256)
+    lookahead: ByteSize = Field(32 * 2**20, ge=1, description="bytes that may be fetched and not decoded yet")
+    timeout_seconds: float = Field(30.0, gt=0, description="for one request; an image takes up to five times that")
+    retries: int = Field(4, ge=0)
 
 
 class Memory(_Section):
@@ -228,6 +262,7 @@ class Config(_Section):
     source: Source | None = None
     labels: PathFromBase | None = Field(None, description="a CSV file, key,label, in the place of the folders' names")
     images: Images = Images()
+    remote: Remote = Remote()
     backbone: BackboneChoice = BackboneChoice()
     device: Literal["auto", "cpu", "gpu"] = "auto"
     engine: Literal["auto", "ncnn", "keras"] = "auto"

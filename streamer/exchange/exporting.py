@@ -186,11 +186,14 @@ def _opened(target: Path, kind: str, store: Store, names: list[str]) -> Iterator
     facts = {"output": name, "shape": list(shape), "fingerprint": spec.fingerprint, "spec": json.loads(spec.to_json())}
     if kind == "parquet":
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-        with published(target) as partial, ParquetWriter(partial, name, shape, facts=texts) as table:
+        with (
+            published(target) as partial,
+            contextlib.closing(ParquetWriter(partial, name, shape, facts=texts)) as table,
+        ):
             yield table
         return
     with published_folder(target) as folder:
-        with NpyFolder(folder, name, shape) if kind == "npy" else NpzFolder(folder, name) as files:
+        with contextlib.closing(NpyFolder(folder, name, shape) if kind == "npy" else NpzFolder(folder, name)) as files:
             yield files
         _write_manifest(folder, {"format": kind, **facts})
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,22 @@ from streamer.errors import (
     StreamerError,
 )
 from streamer.exchange.batches import import_batches
-from streamer.exchange.keys import KeysFile, Names, count_names
+from streamer.exchange.keys import Names, count_names
 from streamer.exchange.npy import FEATURES, KEYS
 from streamer.exchange.npy_rows import NpyRows
 from streamer.files import require_space
 from streamer.records import Progress
 from streamer.store import FeatureSpec, ForeignFile, Store, StoreLock, StoreWriter, recorded
+from streamer.tables import KeyTable
 
 __all__ = ["Import", "import_features"]
 
+_LOG = logging.getLogger(__name__)
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+-]{0,99}")
 _HDF5 = (".h5", ".hdf5", ".hdf")
+_UNNAMED = "imported"
+_ORIGIN_BYTES = 2**20
 _MOST_ROW_BYTES = 64 * 2**20
 _NAMES_BYTES = 600
 
@@ -96,7 +103,8 @@ def import_features(
     dataset : str, optional
         Which dataset of an HDF5 file; without it, the only one there can be.
     name : str, optional
-        What the output is called: that of the store, or for a new one ``imported``.
+        Of the network that the features are of, and so of the output: by default that of the store. A new store without
+        one is called ``imported``, and is told from every other by its first rows.
     progress, should_stop : callable, optional
         Called with ``("import", rows done, rows)``; asked after each block.
 
@@ -120,7 +128,7 @@ def import_features(
     began = time.monotonic()
     if features.is_dir():
         features, keys = _inside_export(features, keys)
-    with _opened(features, dataset) as rows:
+    with contextlib.closing(_opened(features, dataset)) as rows:
         names = _names(rows, features, keys)
         _check_array(rows, features)
         count = count_names(names)
@@ -128,7 +136,7 @@ def import_features(
             raise StreamerError(
                 f"{features}: has {rows.shape[0]} rows, but {keys or features} names {count}; one key for each row"
             )
-        spec = _spec(path, name, rows.shape[1:])
+        spec = _spec(path, name, rows)
         row_bytes = 4 * int(np.prod(rows.shape[1:])) + _NAMES_BYTES
         require_space(_nearest_folder(path), count * row_bytes, f"importing {count} rows")
         with StoreLock(path), recorded(path, "import") as record:
@@ -160,23 +168,19 @@ def _inside_export(folder: Path, keys: Path | None) -> tuple[Path, Path]:
     return folder / FEATURES, keys or folder / KEYS
 
 
-@contextlib.contextmanager
-def _opened(features: Path, dataset: str | None) -> Iterator[NpyRows | ForeignFile]:
+def _opened(features: Path, dataset: str | None) -> NpyRows | ForeignFile:
     if features.suffix.lower() in _HDF5:
-        with ForeignFile(features, dataset) as file:
-            yield file
-    elif dataset is not None:
+        return ForeignFile(features, dataset)
+    if dataset is not None:
         raise ConfigError(
             f"--dataset {dataset!r} is for HDF5, which {features} is not by its suffix ({', '.join(_HDF5)})"
         )
-    else:
-        with NpyRows(features) as array:
-            yield array
+    return NpyRows(features)
 
 
 def _names(rows: NpyRows | ForeignFile, features: Path, keys: Path | None) -> Names:
     if keys is not None:
-        return KeysFile(keys)
+        return KeyTable(keys, label_optional=True)
     found = rows.names() if isinstance(rows, ForeignFile) else None
     if found is None:
         raise ConfigError(
@@ -197,27 +201,44 @@ def _check_array(rows: NpyRows | ForeignFile, features: Path) -> None:
         )
 
 
-def _spec(path: Path, name: str | None, shape: tuple[int, ...]) -> FeatureSpec:
+def _spec(path: Path, name: str | None, rows: NpyRows | ForeignFile) -> FeatureSpec:
     """What the features are called; a store that is there must hold such."""
+    shape = rows.shape[1:]
     if name is not None and not _NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r}: wanted are up to 100 letters, digits and _ . : + -, such as clip-vit-b32")
     try:
         with Store(path) as store:
             there = store.spec
     except StoreMissingError:
-        return FeatureSpec.of_imported(name or "imported", shape)
+        if name is not None:
+            return FeatureSpec.of_imported(name, shape)
+        _LOG.warning(
+            "%s: imported without --name: nothing says which network its features are of, and so no head that is "
+            "trained on other features takes them, nor are they compared with those of another store; if there are to "
+            "be more of the same network, name it: --name clip-vit-b32",
+            path,
+        )
+        return FeatureSpec.of_imported(_UNNAMED, shape, origin=_origin(rows))
     if not there.imported:
         raise FingerprintMismatchError(
             f"{path}: holds features of {there.backbone} ({', '.join(there.outputs)}), made here from photos; those "
             "computed elsewhere cannot be compared with them: import into a store of their own"
         )
-    spec = FeatureSpec.of_imported(name or there.indexed, shape)
-    if spec.fingerprint != there.fingerprint:
+    called = name or there.indexed
+    if {called: shape} != dict(there.outputs):
         raise FingerprintMismatchError(
-            f"{path}: holds features called {there.indexed} of {there.outputs[there.indexed]}, not {spec.indexed} "
+            f"{path}: holds features called {there.indexed} of {there.outputs[there.indexed]}, not {called} "
             f"of {shape}; import into a store of their own"
         )
     return there
+
+
+def _origin(rows: NpyRows | ForeignFile) -> str:
+    """Digest of the first rows, as float32: what tells features from others where nobody says what they are."""
+    count = max(1, _ORIGIN_BYTES // (4 * int(np.prod(rows.shape[1:]))))
+    with np.errstate(over="ignore"):
+        first = np.ascontiguousarray(next(rows.blocks(count))[:count], dtype=np.float32)
+    return blake2b(first.tobytes(), digest_size=16).hexdigest()
 
 
 def _nearest_folder(path: Path) -> Path:

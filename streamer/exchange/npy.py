@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -47,24 +46,6 @@ class NpyFolder:
         self._write_header()
         self._header_bytes = self._file.tell()
 
-    def __enter__(self) -> NpyFolder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._file.seek(0)
-                self._write_header()
-                # numpy leaves room in a header for the first axis to grow, so it is as long as it was.
-                assert self._file.tell() == self._header_bytes
-        finally:
-            self._file.close()
-            self._keys.close()
-            if self._metadata is not None:
-                self._metadata.close()
-
     def append(self, block: ExportBlock) -> None:
         """Write the next images."""
         self._file.write(np.ascontiguousarray(block.features[self._output], dtype="<f4").data)
@@ -72,6 +53,19 @@ class NpyFolder:
         self._keys.append(block)
         if self._metadata is not None:
             self._metadata.append(block)
+
+    def close(self) -> None:
+        """Note the number of images, and close the files."""
+        try:
+            self._file.seek(0)
+            self._write_header()
+            # numpy leaves room in a header for the first axis to grow, so it is as long as it was.
+            assert self._file.tell() == self._header_bytes
+        finally:
+            self._file.close()
+            self._keys.close()
+            if self._metadata is not None:
+                self._metadata.close()
 
     def _write_header(self) -> None:
         header = {"descr": "<f4", "fortran_order": False, "shape": (self._rows, *self._shape)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +49,8 @@ class NpyRows:
             self._file.close()
             raise
 
-    def __enter__(self) -> NpyRows:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def blocks(self, block_rows: int) -> Iterator[NDArray[np.generic]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -32,14 +31,6 @@ class NpzFolder:
         self._blocks = 0
         self._keys = KeysWriter(folder / KEYS)
 
-    def __enter__(self) -> NpzFolder:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._keys.close()
-
     def append(self, block: ExportBlock) -> None:
         """Write the next images as a file of their own."""
         np.savez(
@@ -51,3 +42,7 @@ class NpzFolder:
         )
         self._blocks += 1
         self._keys.append(block)
+
+    def close(self) -> None:
+        """Close ``keys.csv``."""
+        self._keys.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -74,14 +73,6 @@ class ParquetWriter:
         # A dictionary and statistics of floats that hardly repeat cost time and gain nothing.
         names = [name for name, _ in columns[:4]]
         self._writer = parquet.ParquetWriter(path, self._schema, use_dictionary=["label"], write_statistics=names)
-
-    def __enter__(self) -> ParquetWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def append(self, block: ExportBlock) -> None:
         """Write the next images as a row group."""

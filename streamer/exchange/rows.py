@@ -17,8 +17,8 @@ _BLOCK_BYTES = 8 * 2**20
 _MOST_ROWS = 4096
 
 
-def export_blocks(store: Store, outputs: Sequence[str]) -> Iterator[ExportBlock]:
-    """All live images, by id.
+def export_blocks(store: Store, outputs: Sequence[str], ids: NDArray[np.int64] | None = None) -> Iterator[ExportBlock]:
+    """All live images, by id, or those that are asked for.
 
     Those of the moment it begins: an image that goes meanwhile is left out, one that comes is not in it.
 
@@ -26,13 +26,15 @@ def export_blocks(store: Store, outputs: Sequence[str]) -> Iterator[ExportBlock]
     ----------
     store : Store
     outputs : sequence of str
+    ids : ndarray of shape (n,), int64, optional
 
     Yields
     ------
     ExportBlock
         Of some megabytes, or one image.
     """
-    ids = store.ids()
+    if ids is None:
+        ids = store.ids()
     row_bytes = 4 * sum(store.feature_length(output) for output in outputs)
     step = max(1, min(_MOST_ROWS, _BLOCK_BYTES // row_bytes))
     for start in range(0, len(ids), step):

@@ -19,6 +19,7 @@ from streamer.extraction.network import Network
 from streamer.images.batches import batches
 from streamer.images.feeding import usable_cores
 from streamer.memory import ExtractPlan, MemoryWatch, plan_extract
+from streamer.objects import RemoteLimits
 from streamer.records import Augmentation, Decoded, FeatureBatch, ImageRef, Known, Rejected
 
 __all__ = ["ExtractSettings", "Extractor"]
@@ -67,7 +68,9 @@ class Extractor:
     max_batch : int, optional
         Upper bound on the batch, for those who will extract only a few.
     held_bytes : int
-        What the process holds beside it: HDF5's filters while features are written, or a server.
+        What is held beside the extraction: while features are written, while images are fetched, or by a server.
+    remote : RemoteLimits, optional
+        Fetch ahead the images that are not on this machine; without it, each is fetched when it is its turn.
 
     Raises
     ------
@@ -76,13 +79,19 @@ class Extractor:
     """
 
     def __init__(
-        self, network: Network, settings: ExtractSettings, max_batch: int | None = None, held_bytes: int = 0
+        self,
+        network: Network,
+        settings: ExtractSettings,
+        max_batch: int | None = None,
+        held_bytes: int = 0,
+        remote: RemoteLimits | None = None,
     ) -> None:
         self.network = network
         self.settings = settings
         self.device = choose_device(settings.device)
         self._max_batch = min(max_batch or _MAX_BATCH[self.device], _MAX_BATCH[self.device])
         self._held_bytes = held_bytes
+        self._remote = remote
         self._engine: Engine | None = None
 
     @cached_property
@@ -119,7 +128,7 @@ class Extractor:
             max_batch=self._max_batch,
             processes=usable_cores() if self.device == "gpu" else 0,  # on a CPU, the network needs the cores
             process_bytes=WORKER_BYTES,
-            held_bytes=self._held_bytes,
+            writing_bytes=self._held_bytes,
         )
 
     @property
@@ -213,13 +222,19 @@ class Extractor:
         """
         from streamer.images.augment import augmented
         from streamer.images.decode import decode_stream
+        from streamer.images.downloads import fetched_ahead
         from streamer.images.pixels import DecodeLimits
 
         if self.device == "gpu":
             self.start()  # which may turn out to be out of order, and then the plan is another
         plan, size = self.plan, self.network.input_size
+        opened = contextlib.ExitStack()
+        here: Iterable[ImageRef | Rejected] = refs
+        if self._remote is not None:
+            fetching = fetched_ahead(refs, self._remote, self.settings.max_file_bytes)
+            here = opened.enter_context(contextlib.closing(fetching))
         decoded = decode_stream(
-            refs,
+            here,
             size=size,
             threads=plan.decode_threads,
             processes=plan.decode_processes,
@@ -227,7 +242,8 @@ class Extractor:
             limits=DecodeLimits(self.settings.max_pixels, self.settings.max_file_bytes, plan.decode_bytes),
             known=known,
         )
-        with contextlib.closing(decoded):
+        opened.enter_context(contextlib.closing(decoded))
+        with opened:
             wanted = decoded if known is None else _once(decoded, known)
             stacked = batches(augmented(wanted, augmentation) if augmentation else wanted, plan.batch, size)
             spoilt: dict[bytes, str] = {}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from streamer import files
-from streamer.images.formats import UnreadableImageError
+from streamer.images.opened import UnreadableImageError
 from streamer.images.pixels import DecodeLimits, read_pixels
 
 __all__ = ["THUMBNAIL_LIMITS", "Canvas", "Colour", "thumbnail"]

@@ -89,6 +89,7 @@ def decode_stream(
                     pending.append(_settled(ref))
                 else:
                     pending.append(decoders.submit(ref))
+                del ref  # whoever fetches ahead counts the bytes of an image until nobody holds it
             if not pending:
                 return
             decoders.note_wait(pending)

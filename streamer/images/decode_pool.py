@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from streamer.images.decode_worker import Answer, NeedsMore, Request, Setup, map_pixels
 from streamer.images.gate import ByteGate, GateClosedError
 from streamer.images.pixels import DecodeLimits, decode_file
-from streamer.records import Decoded, ImageRef, Known, Rejected
+from streamer.records import Decoded, ImageRef, Known, Rejected, bare
 
 __all__ = ["WORKER_BYTES", "DecodeProcesses", "DecodeTimeoutError"]
 
@@ -116,7 +116,7 @@ class DecodeProcesses:
             worker = worker or self._started()
             if worker is None:
                 if self._timeout_seconds is not None:
-                    return Rejected(ref, "no process could be started to decode it", lasting=False)
+                    return Rejected(bare(ref), "no process could be started to decode it", lasting=False)
                 return decode_file(ref, self._size, self._limits, self._gate)
             try:
                 return self._ask(worker, ref)
@@ -148,7 +148,7 @@ class DecodeProcesses:
             again = worker.ask((ref, int(answer)), self._timeout_seconds)
             if not isinstance(again, NeedsMore):
                 return self._result(worker, ref, again)
-        return Rejected(ref, "the file changed while it was read", lasting=False)
+        return Rejected(bare(ref), "the file changed while it was read", lasting=False)
 
     def _result(
         self, worker: _Worker, ref: ImageRef, answer: bytes | Rejected | BaseException
@@ -156,8 +156,8 @@ class DecodeProcesses:
         if isinstance(answer, BaseException):
             raise answer
         if isinstance(answer, Rejected):
-            return Rejected(ref, answer.reason, answer.lasting)
-        return Decoded(ref, worker.pixels.copy(), answer)
+            return Rejected(bare(ref), answer.reason, answer.lasting)
+        return Decoded(bare(ref), worker.pixels.copy(), answer)
 
     def _started(self) -> _Worker | None:
         with self._lock:
@@ -187,10 +187,10 @@ class DecodeProcesses:
         crash = _crash(code)
         if crash:
             _LOG.warning("%s: decoding it crashed a process (%s)", ref.path, crash)
-            return Rejected(ref, f"decoding it crashed the process ({crash})")
+            return Rejected(bare(ref), f"decoding it crashed the process ({crash})")
         if self._timeout_seconds is not None:
             _LOG.warning("a decoding process ended (exit code %d), out of memory perhaps", code)
-            return Rejected(ref, "the process that decoded it ended, out of memory perhaps", lasting=False)
+            return Rejected(bare(ref), "the process that decoded it ended, out of memory perhaps", lasting=False)
         _LOG.warning("a decoding process ended (exit code %d), out of memory perhaps; %s is read again", code, ref.path)
         return decode_file(ref, self._size, self._limits, self._gate)
 

@@ -20,11 +20,12 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from streamer.images.opened import UnreadableImageError
+
 __all__ = [
     "DRAFT_MARGIN",
     "HEAD_BYTES",
     "Header",
-    "UnreadableImageError",
     "examine",
     "make_way",
     "open_image",
@@ -70,21 +71,6 @@ _MAGIC = (
 
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _process_settings = threading.Lock()
-
-
-class UnreadableImageError(Exception):
-    """A file yields no pixels; the message is the reason, in one line.
-
-    Parameters
-    ----------
-    reason : str
-    lasting : bool
-        See `Rejected`.
-    """
-
-    def __init__(self, reason: str, *, lasting: bool = True) -> None:
-        super().__init__(reason)
-        self.lasting = lasting
 
 
 @dataclass(frozen=True, slots=True)

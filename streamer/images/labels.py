@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import logging
-import unicodedata
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -15,13 +13,13 @@ import numpy as np
 
 from streamer.errors import ConfigError
 from streamer.records import ImageRef, Rejected, key_hash
+from streamer.tables import KeyTable, LabelStripper, first_few
 
 __all__ = ["Labels", "labelled", "read_labels"]
 
 _LOG = logging.getLogger(__name__)
 
 _NAMED = 3
-_HELP = "A labels file is a CSV file in UTF-8 whose first line is 'key,label', and then one line an image"
 
 
 class Labels:
@@ -32,8 +30,8 @@ class Labels:
 
     Parameters
     ----------
-    path : Path
-        The file, to be named in errors and read again where a key is to be named.
+    table : KeyTable
+        The file, to be read again where a key is to be named.
     hashes : array of uint64
         Hashes of the keys, ascending.
     numbers : array of uint32
@@ -45,9 +43,10 @@ class Labels:
     """
 
     def __init__(
-        self, path: Path, hashes: array[int], numbers: array[int], lines: array[int], names: list[str]
+        self, table: KeyTable, hashes: array[int], numbers: array[int], lines: array[int], names: list[str]
     ) -> None:
-        self.path = path
+        self.path = table.path
+        self._table = table
         self.names = names
         self._hashes = hashes
         self._numbers = numbers
@@ -75,7 +74,7 @@ class Labels:
     def keys_at(self, places: Iterable[int]) -> list[str]:
         """The keys at these places, in the order of their lines. Reads the file again."""
         lines = {self._lines[place] for place in places}
-        return [key for line, key, _ in _rows(self.path) if line in lines] if lines else []
+        return [key for line, key, _ in self._table if line in lines] if lines else []
 
 
 def read_labels(path: Path) -> Labels:
@@ -84,9 +83,7 @@ def read_labels(path: Path) -> Labels:
     Parameters
     ----------
     path : Path
-        UTF-8, with or without a byte order mark. The first line names the columns: ``key`` and ``label``, in any order,
-        others are ignored. A key is the image's path relative to the source, with ``/`` between folders; an empty
-        label is none.
+        As `KeyTable` takes it. An empty label is none; spaces at the ends of a label are taken off, and warned of.
 
     Returns
     -------
@@ -100,12 +97,15 @@ def read_labels(path: Path) -> Labels:
     """
     hashes, numbers, lines = array("Q"), array("I"), array("I")
     known: dict[str, int] = {}
-    for line, key, label in _rows(path):
+    table, stripped = KeyTable(path), LabelStripper()
+    for line, key, text in table:
+        label = stripped(line, text)
         hashes.append(key_hash(key))
         numbers.append(known.setdefault(label, len(known)))
         lines.append(line)
     if not hashes:
-        raise ConfigError(f"{path}: there is no image in it. {_HELP}")
+        raise ConfigError(f"{path}: there is no image in it; write a line key,label for each")
+    stripped.tell(table.place)
     order = np.argsort(np.frombuffer(hashes, np.uint64), kind="stable")
     sorted_hashes, sorted_numbers, sorted_lines = (
         np.frombuffer(each, each.typecode)[order] for each in (hashes, numbers, lines)
@@ -117,13 +117,13 @@ def read_labels(path: Path) -> Labels:
     if len(conflicts):
         second = conflicts[np.argmin(sorted_lines[conflicts])]
         first = firsts[second]
-        key = next(key for line, key, _ in _rows(path) if line == sorted_lines[second])
+        key = next(key for line, key, _ in table if line == sorted_lines[second])
         raise ConfigError(
             f"{path}:{sorted_lines[second]}: {key!r} is labelled {names[sorted_numbers[second]]!r}, but "
             f"{names[sorted_numbers[first]]!r} in line {sorted_lines[first]}; an image has one label: delete one line"
         )
     kept = [each[~again].tobytes() for each in (sorted_hashes, sorted_numbers, sorted_lines)]
-    return Labels(path, array("Q", kept[0]), array("I", kept[1]), array("I", kept[2]), names)
+    return Labels(table, array("Q", kept[0]), array("I", kept[1]), array("I", kept[2]), names)
 
 
 def labelled(listing: Iterable[ImageRef | Rejected], labels: Labels) -> Iterator[ImageRef | Rejected]:
@@ -178,58 +178,10 @@ def _tell(labels: Labels, met: np.ndarray, images: int, unnamed: list[str], unna
     if strangers:
         _LOG.warning(
             "%s: %d of its %d keys are not in the source: %s",
-            *(labels.path, len(met) - met.sum(), len(met), _some(strangers, len(met) - int(met.sum()))),
+            *(labels.path, len(met) - met.sum(), len(met), first_few(strangers, len(met) - int(met.sum()))),
         )
     if unnamed_count:
         _LOG.warning(
             "%s: %d of the %d images are not in it and have no label: %s",
-            *(labels.path, unnamed_count, images, _some(unnamed, unnamed_count)),
+            *(labels.path, unnamed_count, images, first_few(unnamed, unnamed_count)),
         )
-
-
-def _some(keys: list[str], count: int) -> str:
-    return ", ".join(map(repr, keys)) + (", ..." if count > len(keys) else "")
-
-
-def _rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line, key and label of each line below the first."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            line = 1
-            try:
-                header = next(reader, [])
-                key_column, label_column = _columns(path, header)
-                line = reader.line_num + 1
-                for row in reader:
-                    if row and len(row) != len(header):
-                        raise ConfigError(
-                            f"{path}:{line}: {len(row)} fields where the first line names {len(header)}: {row!r}; put "
-                            "double quotes around a field that holds a comma"
-                        )
-                    if row:
-                        yield line, unicodedata.normalize("NFC", row[key_column]), row[label_column]
-                    line = reader.line_num + 1
-            except csv.Error as error:
-                raise ConfigError(f"{path}:{line}: not CSV: {error}. {_HELP}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: the labels cannot be read ({error.strerror}); check 'labels:'") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}:{_undecodable_line(path)}: not UTF-8 text; save it as 'CSV UTF-8'") from None
-
-
-def _columns(path: Path, header: list[str]) -> tuple[int, int]:
-    names = [name.strip() for name in header]
-    if names.count("key") != 1 or names.count("label") != 1:
-        raise ConfigError(f"{path}:1: the first line is {','.join(header)!r}, not 'key,label'. {_HELP}")
-    return names.index("key"), names.index("label")
-
-
-def _undecodable_line(path: Path) -> int:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 1

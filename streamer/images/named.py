@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from streamer.images.sources import FolderSource
-from streamer.images.stl10 import member_of
+from streamer.images.sources.folder import FolderSource
 from streamer.records import ImageRef
 
-__all__ = ["is_there", "numbered", "photos_at"]
+__all__ = ["numbered", "photos_at"]
 
 
 def photos_at(image: str | os.PathLike[str]) -> Iterator[str]:
@@ -20,12 +19,6 @@ def photos_at(image: str | os.PathLike[str]) -> Iterator[str]:
         return
     for each in FolderSource(Path(image)):
         yield each.path if isinstance(each, ImageRef) else each.ref.path
-
-
-def is_there(path: str) -> bool:
-    """Whether there is the file of an image: its own, or one in STL-10's format that holds many."""
-    member = member_of(path)
-    return Path(path if member is None else member[0]).is_file()
 
 
 def numbered(number: int, path: str) -> ImageRef:

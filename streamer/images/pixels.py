@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import lzma
 import re
-import stat
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.images.cost import decoding_bytes
-from streamer.images.formats import HEAD_BYTES, UnreadableImageError, examine, make_way, open_image, sniff
+from streamer.images.formats import HEAD_BYTES, Header, examine, make_way, open_image, sniff
 from streamer.images.gate import ByteGate
+from streamer.images.opened import OpenedImage, UnreadableImageError, as_ppm, file_errors, open_bytes
+from streamer.images.places import open_image_at
 from streamer.images.rgb import DECODE_RECIPE, SizeFor, rgb_pixels
-from streamer.images.stl10 import SIDE, member_bytes, member_of, member_pixels
-from streamer.records import Decoded, ImageRef, Known, Rejected
+from streamer.records import Decoded, Fetched, ImageRef, Known, Rejected, bare
 
-__all__ = ["DECODE_RECIPE", "DecodeLimits", "KnowsContent", "decode_file", "open_file", "read_pixels"]
+__all__ = ["DECODE_RECIPE", "DecodeLimits", "KnowsContent", "decode_file", "read_pixels"]
 
 _REASON_CHARACTERS = 200
 
@@ -78,13 +79,14 @@ def decode_file(
     GateClosedError
         `gate` was closed.
     """
+    data = ref.data if isinstance(ref, Fetched) else None
     try:
-        pixels, content = read_pixels(ref.path, lambda _width, _height: size, limits, gate, known)
+        pixels, content = read_pixels(ref.path, lambda _width, _height: size, limits, gate, known, data)
     except _ContentKnownError as found:
-        return Known(ref, found.content)
+        return Known(bare(ref), found.content)
     except UnreadableImageError as error:
-        return Rejected(ref, str(error), error.lasting)
-    return Decoded(ref, pixels, content)
+        return Rejected(bare(ref), str(error), error.lasting)
+    return Decoded(bare(ref), pixels, content)
 
 
 class _ContentKnownError(Exception):
@@ -101,6 +103,7 @@ def read_pixels(
     limits: DecodeLimits,
     gate: ByteGate | None = None,
     known: KnowsContent | None = None,
+    data: bytes | None = None,
 ) -> tuple[NDArray[np.uint8], bytes]:
     """Read one file, once, into pixels and the digest of the very bytes that the pixels came from.
 
@@ -113,6 +116,8 @@ def read_pixels(
     gate : ByteGate, optional
     known : callable, optional
         See `decode_file`, which alone asks so.
+    data : bytes, optional
+        The file's bytes, where they have been fetched.
 
     Returns
     -------
@@ -127,104 +132,76 @@ def read_pixels(
         The file cannot be read, is no picture, is damaged, or exceeds a limit.
     """
     make_way(limits.max_pixels)
-    member = member_of(path)
-    if member is not None:
-        return _read_member(*member, size_for, known)
-    with open_file(path) as file:
-        with _file_errors():
-            before = os.fstat(file.fileno())
-            _check_file(before, limits)
-            head = file.read(HEAD_BYTES)
-        format_name = sniff(head)
-        if format_name is None:
-            raise UnreadableImageError("not a picture in any format that is read here")
-        with _picture_errors(format_name):
-            header = examine(file, head, format_name)
+    with open_image_at(path) if data is None else open_bytes(data) as image:
+        _check_size(image.n_bytes, limits)
+        header = _examine(image)
         n_pixels = header.width * header.height
         if n_pixels > limits.max_pixels:
             raise UnreadableImageError(
                 f"{header.width} x {header.height} = {n_pixels} pixels is more than the limit of {limits.max_pixels}"
             )
         upright = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
-        needed_bytes = decoding_bytes(header, before.st_size, size_for(*upright))
+        needed_bytes = decoding_bytes(header, image.n_bytes, size_for(*upright))
         if needed_bytes > limits.memory_bytes:
             raise UnreadableImageError(
                 f"decoding {header.width} x {header.height} pixels takes {needed_bytes} bytes, and the plan leaves "
                 f"{limits.memory_bytes}: raise memory.budget"
             )
         with gate.holding(needed_bytes) if gate else contextlib.nullcontext():
-            return _read_and_decode(file, before, format_name, size_for, known)
+            return _read_and_decode(image, header.format, size_for, known)
+
+
+def _check_size(n_bytes: int, limits: DecodeLimits) -> None:
+    if n_bytes == 0:
+        raise UnreadableImageError("empty file")
+    if n_bytes > limits.max_file_bytes:
+        raise UnreadableImageError(f"a file of {n_bytes} bytes is larger than the limit of {limits.max_file_bytes}")
+
+
+def _examine(image: OpenedImage) -> Header:
+    if image.side_pixels is not None:
+        height, width = image.side_pixels
+        return Header("PPM", "RGB", width, height)
+    with file_errors(), _archive_errors():
+        head = image.file.read(HEAD_BYTES)
+    format_name = sniff(head)
+    if format_name is None:
+        raise UnreadableImageError("not a picture in any format that is read here")
+    with _picture_errors(format_name):
+        return examine(image.file, head, format_name)
 
 
 def _read_and_decode(
-    file: BinaryIO, before: os.stat_result, format_name: str, size_for: SizeFor, known: KnowsContent | None
+    image: OpenedImage, format_name: str, size_for: SizeFor, known: KnowsContent | None
 ) -> tuple[NDArray[np.uint8], bytes]:
     """Do what the gate is held for: all large buffers are this function's own, and gone when it returns."""
-    with _file_errors():
-        data = _read_unchanged(file, before)
+    with file_errors(), _archive_errors():
+        data = _read_unchanged(image)
     content = blake2b(data, digest_size=16).digest()
     if known is not None and known(content):
         raise _ContentKnownError(content)
+    if image.side_pixels is not None:
+        data = as_ppm(data if image.to_rows is None else image.to_rows(data), *image.side_pixels)
     with _picture_errors(format_name):
         pixels = rgb_pixels(open_image(BytesIO(data), format_name), size_for)
     return pixels, content
 
 
-def _read_member(
-    file: str, number: int, size_for: SizeFor, known: KnowsContent | None
-) -> tuple[NDArray[np.uint8], bytes]:
-    """One image of a file in STL-10's format; 27 kB are no matter for the gate."""
-    with _file_errors():
-        data = member_bytes(file, number)
-    content = blake2b(data, digest_size=16).digest()
-    if known is not None and known(content):
-        raise _ContentKnownError(content)
-    # As a picture file it takes the way of all others, and comes out the same as if it had been one.
-    picture = b"P6 %d %d 255\n" % (SIDE, SIDE) + member_pixels(data).tobytes()
-    return rgb_pixels(open_image(BytesIO(picture), "PPM"), size_for), content
-
-
-def open_file(path: str) -> BinaryIO:
-    """Open a file of whatever kind, without waiting for anybody.
-
-    Raises
-    ------
-    UnreadableImageError
-        It cannot be opened.
-    """
-    # Opening a named pipe waits for a writer, perhaps for ever, unless told not to; Windows needs O_BINARY.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with _file_errors():
-        return os.fdopen(os.open(path, flags), "rb")
-
-
-def _check_file(status: os.stat_result, limits: DecodeLimits) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise UnreadableImageError("not a regular file")
-    if status.st_size == 0:
-        raise UnreadableImageError("empty file")
-    if status.st_size > limits.max_file_bytes:
-        raise UnreadableImageError(
-            f"a file of {status.st_size} bytes is larger than the limit of {limits.max_file_bytes}"
-        )
-
-
-def _read_unchanged(file: BinaryIO, before: os.stat_result) -> bytes:
-    file.seek(0)
-    data = file.read(before.st_size + 1)
-    after = os.fstat(file.fileno())
-    if (len(data), after.st_size, after.st_mtime_ns) != (before.st_size, before.st_size, before.st_mtime_ns):
+def _read_unchanged(image: OpenedImage) -> bytes:
+    image.file.seek(0)
+    data = image.file.read(image.n_bytes + 1)
+    if len(data) != image.n_bytes or not image.is_unchanged():
         raise UnreadableImageError("the file changed while it was read", lasting=False)
     return data
 
 
 @contextlib.contextmanager
-def _file_errors() -> Iterator[None]:
+def _archive_errors() -> Iterator[None]:
+    """Turn what a decompressor raises over damaged bytes into a reason."""
     try:
         yield
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UnreadableImageError(f"the file cannot be read: {reason}", lasting=False) from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+        raise UnreadableImageError(f"damaged in the archive: {_one_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from PIL import Image
 
 from streamer.images.formats import HEAD_BYTES, examine, sniff
 from streamer.images.gate import ByteGate
-from streamer.images.pixels import DecodeLimits, open_file, read_pixels
-from streamer.images.stl10 import SIDE, member_of
+from streamer.images.pixels import DecodeLimits, read_pixels
+from streamer.images.places import open_image_at
 
 __all__ = ["HEAD_BYTES", "is_picture", "jpeg_preview", "picture_size", "shown_media_type"]
 
@@ -38,15 +38,15 @@ def shown_media_type(head: bytes) -> str | None:
 
 def picture_size(path: str) -> tuple[int, int] | None:
     """Width and height of a picture as it is shown, by its header; None where that cannot be read."""
-    if member_of(path) is not None:
-        return SIDE, SIDE
     try:
-        with open_file(path) as file:
-            head = file.read(HEAD_BYTES)
+        with open_image_at(path) as image:
+            if image.side_pixels is not None:
+                return image.side_pixels[1], image.side_pixels[0]
+            head = image.file.read(HEAD_BYTES)
             format_name = sniff(head)
             if format_name is None:
                 return None
-            header = examine(file, head, format_name)
+            header = examine(image.file, head, format_name)
     except Exception:  # noqa: BLE001 - Pillow raises anything over a damaged header
         return None
     return (header.width, header.height) if header.orientation < 5 else (header.height, header.width)

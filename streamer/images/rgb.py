@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from streamer.images.formats import DRAFT_MARGIN, UnreadableImageError, orientation
+from streamer.images.formats import DRAFT_MARGIN, orientation
+from streamer.images.opened import UnreadableImageError
 
 __all__ = ["DECODE_RECIPE", "SizeFor", "rgb_pixels"]
 

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from streamer.backbones import Output
 from streamer.config import Config
 from streamer.config import Source as SourceChoice
 from streamer.errors import ConfigError, FingerprintMismatchError, StoreMissingError
 from streamer.extraction import ExtractSettings, Network
-from streamer.images import FolderSource, Labels, Stl10Source, read_labels
+from streamer.images import (
+    ArraySource,
+    FolderSource,
+    Labels,
+    ListSource,
+    RemoteSource,
+    Stl10Source,
+    TarSource,
+    ZipSource,
+    read_labels,
+)
 from streamer.index import annoy_installed, require_annoy
 from streamer.indexing import IndexSettings
 from streamer.memory import budget_bytes
-from streamer.records import Augmentation
-from streamer.store import FeatureSpec, Store
+from streamer.objects import RemoteLimits, url_fault
+from streamer.records import Augmentation, ImageRef, Rejected
+from streamer.store import FeatureSpec, Store, sorted_by_key
 
 __all__ = [
     "chosen_network",
     "extract_settings",
+    "fetches",
     "index_settings",
     "labels_of",
     "open_source",
+    "remote_limits",
     "source_choice",
     "stored",
 ]
@@ -121,20 +137,61 @@ def source_choice(config: Config) -> SourceChoice:
     return config.source
 
 
-def open_source(config: Config) -> FolderSource | Stl10Source:
-    """The photos, to be listed; the store itself is left out where it lies among them.
+def open_source(config: Config) -> Iterable[ImageRef | Rejected]:
+    """The photos, to be listed in the order of their keys; of a folder, without the store that lies in it.
 
     Raises
     ------
     ConfigError
-        If the config names no source, or the store is the source folder, or a pattern to exclude is not one.
+        If the config names no source, or the store is the source folder, or a pattern to exclude is not one, or no
+        file fits a pattern.
     """
     source = source_choice(config)
-    folder, exclude = source.folder, list(source.exclude)
-    if folder is None:
-        return Stl10Source(source.place)
-    if config.store.is_relative_to(folder):
-        inner = config.store.relative_to(folder).as_posix()
+    if source.folder is not None:
+        return _open_folder(source.folder, list(source.exclude), config.store)
+    if source.stl10 is not None:
+        return Stl10Source(source.stl10)
+    if source.array is not None:
+        return ArraySource(source.array, source.dataset)
+    if source.zip is not None:
+        return _InOrder(ZipSource(source.zip))
+    if source.list is not None:
+        return _InOrder(ListSource(source.list, remote_limits(config)))
+    if source.url is not None:
+        if fault := url_fault(source.url):
+            raise ConfigError(f"source.url: {source.url} {fault}")
+        if source.url.lower().startswith("http"):
+            raise ConfigError(
+                f"source.url: {source.url}: a web server cannot be listed; name its photos in source.list"
+            )
+        return _InOrder(RemoteSource(source.url, remote_limits(config)))
+    return _InOrder(TarSource([path for pattern in source.tar for path in _fitting(pattern)]))
+
+
+def remote_limits(config: Config) -> RemoteLimits:
+    """How photos are fetched that are not on this machine."""
+    remote = config.remote
+    return RemoteLimits(remote.concurrency, remote.lookahead, remote.timeout_seconds, remote.retries)
+
+
+def fetches(config: Config) -> bool:
+    """Whether there may be photos that are not on this machine."""
+    return source_choice(config).kind in ("url", "list")
+
+
+class _InOrder:
+    """A source that lists in another order than that of its keys."""
+
+    def __init__(self, source: Iterable[ImageRef | Rejected]) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[ImageRef | Rejected]:
+        return sorted_by_key(self._source)
+
+
+def _open_folder(folder: Path, exclude: list[str], store: Path) -> FolderSource:
+    if store.is_relative_to(folder):
+        inner = store.relative_to(folder).as_posix()
         if inner == ".":
             raise ConfigError(f"store: {folder} is the source folder itself; give the store a folder of its own")
         exclude.append(f"{inner}/**")
@@ -142,6 +199,15 @@ def open_source(config: Config) -> FolderSource | Stl10Source:
         return FolderSource(folder, exclude)
     except ValueError as error:
         raise ConfigError(f"source.exclude: {error}") from None
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    if not glob.has_magic(pattern.name) or pattern.exists():
+        return [pattern]
+    found = sorted(pattern.parent.glob(pattern.name))
+    if not found:
+        raise ConfigError(f"source.tar: no file fits {pattern}. Is the disk mounted?")
+    return found
 
 
 def labels_of(config: Config) -> Labels | None:

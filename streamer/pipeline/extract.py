@@ -150,5 +150,5 @@ class ExtractStage:
             )
 
     def _likely_moved(self, changes: Changes) -> int:
-        """The images of a file in STL-10's format are all of one size, which tells nothing of where they went."""
-        return 0 if self.source.stl10 else changes.likely_moved()
+        """The images of an array are all of one size, which tells nothing of where they went."""
+        return 0 if self.source.kind in ("stl10", "array") else changes.likely_moved()

@@ -21,9 +21,11 @@ from streamer.memory import MemoryWatch, budget_bytes, resident_bytes
 from streamer.pipeline.configured import (
     chosen_network,
     extract_settings,
+    fetches,
     index_settings,
     labels_of,
     open_source,
+    remote_limits,
     source_choice,
     stored,
 )
@@ -147,8 +149,9 @@ class _Job:
         compression = self.config.storage.compression
         require_compression(compression, "storage.compression")
         network = chosen_network(self.config)
-        held = writing_bytes(stored(network, self.config), compression)
-        return Extractor(network, extract_settings(self.config), held_bytes=held)
+        remote = remote_limits(self.config) if fetches(self.config) else None
+        held = writing_bytes(stored(network, self.config), compression) + (remote.lookahead_bytes if remote else 0)
+        return Extractor(network, extract_settings(self.config), held_bytes=held, remote=remote)
 
     def _check_plan(self, stages: Sequence[str], extractor: Extractor | None) -> None:
         held = resident_bytes()

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
-from streamer.images.formats import UnreadableImageError
 from streamer.images.gate import ByteGate, GateClosedError
-from streamer.images.pixels import DecodeLimits, open_file
+from streamer.images.opened import UnreadableImageError
+from streamer.images.pixels import DecodeLimits
+from streamer.images.places import member_of, open_image_at
 from streamer.images.previews import HEAD_BYTES, jpeg_preview, picture_size, shown_media_type
-from streamer.images.stl10 import member_of
 from streamer.serving.refusal import Refusal
 from streamer.serving.settings import ServeSettings
 from streamer.store import Photo, ThumbnailCache
@@ -32,22 +31,26 @@ _GONE = "the photo's file is gone, or is no picture any more"
 
 
 class OpenedPhoto(NamedTuple):
-    """A file that is sent as it is.
+    """A photo whose bytes are sent as they are.
 
     Attributes
     ----------
     file : binary file
-        At its start; whoever has it closes it.
+        At its start.
     size : int
         Bytes.
     media_type : str
-    etag : str
+    etag : str or None
+        Changes with the bytes; None where that cannot be told without reading them.
+    close : callable
+        Lets go of the file.
     """
 
     file: BinaryIO
     size: int
     media_type: str
-    etag: str
+    etag: str | None
+    close: Callable[[], None]
 
 
 class PhotoShelf:
@@ -100,7 +103,7 @@ class PhotoShelf:
         Refusal
             410: the file is gone, or is no regular file.
         """
-        return await self._on(self._reading, lambda: _open(photo.path))
+        return await self._on(self._reading, lambda: _open(photo))
 
     async def pieces(self, opened: OpenedPhoto) -> AsyncIterator[bytes]:
         """The bytes of an opened photo, no more than it had when it was opened; closes it."""
@@ -114,7 +117,7 @@ class PhotoShelf:
                 left -= len(piece)
                 yield piece
         finally:
-            opened.file.close()
+            opened.close()
 
     async def shown(self, photo: Photo) -> bytes:
         """A JPEG of a photo in a format that browsers do not show.
@@ -143,23 +146,28 @@ class PhotoShelf:
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
-def _open(path: str) -> OpenedPhoto | None:
-    if member_of(path) is not None:  # one of many images in a file
-        return None
-    try:
-        file = open_file(path)
-    except UnreadableImageError:
-        raise Refusal(410, _GONE) from None
-    try:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_FILE_BYTES:
+def _open(photo: Photo) -> OpenedPhoto | None:
+    with contextlib.ExitStack() as stack:
+        try:
+            image = stack.enter_context(open_image_at(photo.path))
+            head = image.file.read(HEAD_BYTES)
+            image.file.seek(0)
+        except (UnreadableImageError, OSError, ValueError):  # ValueError: an archive that is damaged
+            raise Refusal(410, _GONE) from None
+        if image.n_bytes > _MOST_FILE_BYTES:
             raise Refusal(410, _GONE)
-        media_type = shown_media_type(file.read(HEAD_BYTES))
-        file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    if media_type is None:
-        file.close()
+        media_type = shown_media_type(head) if image.side_pixels is None else None
+        if media_type is None:
+            return None
+        return OpenedPhoto(image.file, image.n_bytes, media_type, _etag(photo), stack.pop_all().close)
+    raise AssertionError
+
+
+def _etag(photo: Photo) -> str | None:
+    """By the state of the file that holds the photo."""
+    member = member_of(photo.path)
+    try:
+        state = Path(photo.path if member is None else member[0]).stat()
+    except OSError:  # it is not on this machine
         return None
-    return OpenedPhoto(file, found.st_size, media_type, f'"{found.st_size:x}-{found.st_mtime_ns:x}"')
+    return f'"{photo.id:x}-{state.st_size:x}-{state.st_mtime_ns:x}"'

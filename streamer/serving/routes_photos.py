@@ -36,9 +36,10 @@ async def image(request: Request, number: PhotoId) -> Response:
     headers = {"content-disposition": "inline", "cache-control": _REVALIDATED}
     if opened is None:
         return Response(await service.shelf.shown(photo), media_type="image/jpeg", headers=headers)
-    headers["etag"] = opened.etag
-    if _has(request, opened.etag):
-        opened.file.close()
+    if opened.etag is not None:
+        headers["etag"] = opened.etag
+    if opened.etag is not None and _has(request, opened.etag):
+        opened.close()
         return Response(status_code=304, headers=headers)
     headers["content-length"] = str(opened.size)
     return StreamingResponse(service.shelf.pieces(opened), media_type=opened.media_type, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,9 +13,12 @@ from streamer.errors import StreamerError
 from streamer.store.catalog import Catalog
 from streamer.store.split import SIDES, Split
 
-__all__ = ["Examples", "LabelLookup", "labelled_examples"]
+__all__ = ["Examples", "LabelLookup", "examples_by_side", "labelled_examples"]
 
 _BLOCK_ROWS = 10_000
+
+LabelOf = Callable[[str, str], str]
+"""Gives the label of an image by its key and the label in the catalog; ``""`` where it is to be left out."""
 
 
 class LabelLookup(Protocol):
@@ -50,6 +54,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def of(self, wanted: NDArray[np.bool_]) -> Examples:
+        """Some of the rows, in arrays of their own."""
+        each = (self.ids, self.copies, self.shards, self.rows, self.labels)
+        return Examples(self.classes, *(values[wanted] for values in each))
 
 
 def labelled_examples(
@@ -93,27 +102,60 @@ def labelled_examples(
         raise ValueError(
             f"augmented=True with split={side!r}: copies are to train on; the others are to be real images"
         )
-    split = split or Split()
-    names: dict[str, int] = {}
-    blocks: list[NDArray[np.int64]] = []
-    hashes: list[NDArray[np.uint64]] = []
-    for block in catalog.rows.examples(_BLOCK_ROWS):
-        kept, kept_hashes = [], []
-        for number, copy, shard, row, key, label, content in block:
-            name = label if labels is None else labels.get(key, "")
-            if name and (augmented or not copy):
-                kept.append((number, copy, shard, row, names.setdefault(name, len(names))))
-                kept_hashes.append(0 if side is None else split.hash(content))
-        blocks.append(np.array(kept, dtype=np.int64).reshape(-1, 5))
-        hashes.append(np.array(kept_hashes, dtype=np.uint64))
-    if not names:
+    label_of: LabelOf = (lambda _, stored: stored) if labels is None else (lambda key, _: labels.get(key, ""))
+    examples, sides = _looked_up(catalog, label_of, None if side is None else split or Split())
+    if not examples.classes:
         raise StreamerError(
             f"{catalog.path.parent}: none of its {catalog.count('images')} images has a label. A label is the name of "
             "the image's folder, or comes from a CSV file: set 'labels: FILE.csv' in the config and run again"
         )
+    wanted = np.ones(len(examples), bool) if augmented else examples.copies == 0
+    if side is not None:
+        wanted &= sides == SIDES.index(side)
+    return examples.of(wanted)
+
+
+def examples_by_side(catalog: Catalog, label_of: LabelOf, split: Split) -> dict[str, Examples]:
+    """Look up the labelled images of a store once, for all sides of a split.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    label_of : callable
+        Asked once for each image, in the order of their ids.
+    split : Split
+
+    Returns
+    -------
+    dict of str to Examples
+        By the names in `SIDES`; all have the same classes, none if no image has a label. Augmented copies are on the
+        training side only.
+    """
+    examples, sides = _looked_up(catalog, label_of, split)
+    images = examples.copies == 0
+    return {name: examples.of((sides == number) & (images | (name == "train"))) for number, name in enumerate(SIDES)}
+
+
+def _looked_up(catalog: Catalog, label_of: LabelOf, split: Split | None) -> tuple[Examples, NDArray[np.int8]]:
+    """All rows that have a label, and the side of each; without a split, all are on the first."""
+    names: dict[str, int] = {}
+    blocks = [np.empty((0, 5), dtype=np.int64)]
+    hashes = [np.empty(0, dtype=np.uint64)]
+    for block in catalog.rows.examples(_BLOCK_ROWS):
+        kept, kept_hashes = [], []
+        image, name, content_hash = 0, "", 0
+        for number, copy, shard, row, key, label, content in block:
+            if number != image:  # its copies follow it, in the same block
+                image, name = number, label_of(key, label)
+                content_hash = split.hash(content) if split is not None else 0
+            if name:
+                kept.append((number, copy, shard, row, names.setdefault(name, len(names))))
+                kept_hashes.append(content_hash)
+        blocks.append(np.array(kept, dtype=np.int64).reshape(-1, 5))
+        hashes.append(np.array(kept_hashes, dtype=np.uint64))
     ids, copies, shards, rows, firsts = np.concatenate(blocks).T.copy()
     classes = tuple(sorted(names))
     places = {name: place for place, name in enumerate(classes)}
-    classes_of = np.array([places[name] for name in names], dtype=np.int64)[firsts]
-    wanted = slice(None) if side is None else split.sides(np.concatenate(hashes), classes_of) == SIDES.index(side)
-    return Examples(classes, ids[wanted], copies[wanted], shards[wanted], rows[wanted], classes_of[wanted])
+    labels = np.array([places[name] for name in names], dtype=np.int64)[firsts]
+    sides = np.zeros(len(ids), np.int8) if split is None else split.sides(np.concatenate(hashes), labels)
+    return Examples(classes, ids, copies, shards, rows, labels), sides

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import h5py
 import numpy as np
@@ -55,12 +54,8 @@ class ForeignFile:
             self._file.close()
             raise
 
-    def __enter__(self) -> ForeignFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def blocks(self, block_rows: int) -> Iterator[NDArray[np.generic]]:

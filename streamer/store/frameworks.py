@@ -28,7 +28,8 @@ def for_framework(dataset: FeatureDataset, framework: str) -> Any:
     Returns
     -------
     keras.utils.PyDataset, FeatureDataset or tf.data.Dataset
-        The first and the last have its `classes`, `ids` and `labels` too.
+        The first and the last have its `classes`, `ids` and `labels` too. Of the last, every epoch has as many batches
+        as the first: where images have been removed and compacted away meanwhile, some come twice.
 
     Raises
     ------
@@ -87,6 +88,8 @@ def _tf_dataset(dataset: FeatureDataset) -> Any:
         tensorflow.TensorSpec((None,), tensorflow.int64),
     )
     batches = tensorflow.data.Dataset.from_generator(lambda: iter(dataset), output_signature=signature)
-    batches = batches.apply(tensorflow.data.experimental.assert_cardinality(len(dataset)))
+    # Keras wants to know the number of batches, and TensorFlow, where it is asserted, that it never changes. Of what
+    # is repeated and cut off it is known, and an epoch that has become shorter ends with a few batches of the next.
+    batches = batches.repeat().take(len(dataset))
     batches.classes, batches.ids, batches.labels = dataset.classes, dataset.ids, dataset.labels
     return batches

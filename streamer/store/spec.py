@@ -20,8 +20,10 @@ FORMAT = 1
 _IMPORTED = "imported"
 
 
+_UNNAMED = "nothing says that they are of one network; say so as they are imported, by 'streamer import --name NETWORK'"
+
 # What settings were before they could be chosen.
-_USUAL = {"dtype": "float32", "augment": None}
+_USUAL = {"dtype": "float32", "augment": None, "origin": ""}
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class FeatureSpec:
         What values are rounded to when they are stored. Readers hand out float32 either way.
     augmentation : Augmentation or None
         Of the rows that are stored for each image beside its own.
+    origin : str
+        Of features that were computed elsewhere by nobody says which network: a digest of the first of them.
     """
 
     backbone: str
@@ -61,10 +65,14 @@ class FeatureSpec:
     outputs: Mapping[str, tuple[int, ...]]
     dtype: str = "float32"
     augmentation: Augmentation | None = None
+    origin: str = ""
 
     @classmethod
-    def of_imported(cls, name: str, shape: tuple[int, ...]) -> FeatureSpec:
-        """What features are that were computed elsewhere: all that is known of them is a name and their shape."""
+    def of_imported(cls, name: str, shape: tuple[int, ...], origin: str = "") -> FeatureSpec:
+        """What features are that were computed elsewhere: all that is known of them is a name and their shape.
+
+        Where the name says nothing, `origin` tells them from others.
+        """
         return cls(
             backbone=_IMPORTED,
             weights="",
@@ -74,6 +82,7 @@ class FeatureSpec:
             decoding="",
             precision="full",
             outputs={name: shape},
+            origin=origin,
         )
 
     @property
@@ -126,6 +135,7 @@ class FeatureSpec:
             "outputs": {name: list(shape) for name, shape in self.outputs.items()},
             "dtype": self.dtype,
             "augment": asdict(self.augmentation) if self.augmentation else None,
+            "origin": self.origin,
         }
 
     @property
@@ -139,7 +149,7 @@ class FeatureSpec:
         mine, theirs = self._settings(), other._settings()
         # As JSON: the order of the outputs counts, which two dicts do not compare.
         return [
-            f"{name} is {mine[name]} here and {theirs[name]} there"
+            _UNNAMED if name == "origin" else f"{name} is {mine[name]} here and {theirs[name]} there"
             for name in mine
             if json.dumps(mine[name]) != json.dumps(theirs[name])
         ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamer.errors import ConfigError, StoreMissingError
 from streamer.store.catalog import Catalog, Entry, Failure
 from streamer.store.dataset import FeatureDataset
-from streamer.store.examples import LabelLookup, labelled_examples
+from streamer.store.examples import Examples, LabelLookup, labelled_examples
 from streamer.store.frameworks import FRAMEWORKS, for_framework
 from streamer.store.reader import ShardMissingError, ShardReader
 from streamer.store.spec import FORMAT
@@ -243,10 +243,7 @@ class Store:
         if buffer_bytes is None:
             budget = self.catalog.settings().get("extract", {}).get("budget_bytes", 2**30)
             buffer_bytes = int(_BUFFER_SHARE * budget)
-        dataset = FeatureDataset(
-            self.catalog,
-            self._reader,
-            self._reading,
+        dataset = self.batches_of(
             labelled_examples(self.catalog, split, sides, labels, augmented=augmented),
             output,
             batch_size=batch_size,
@@ -255,3 +252,19 @@ class Store:
             buffer_bytes=buffer_bytes,
         )
         return for_framework(dataset, framework)
+
+    def batches_of(
+        self, examples: Examples, output: str, *, batch_size: int, shuffle: bool, seed: int, buffer_bytes: int
+    ) -> FeatureDataset:
+        """Batches of images that were looked up before, for several datasets at once: see `dataset`."""
+        return FeatureDataset(
+            self.catalog,
+            self._reader,
+            self._reading,
+            examples,
+            output,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            buffer_bytes=buffer_bytes,
+        )

@@ -1,8 +1,9 @@
 """Transfer learning: heads trained on stored features, and what they say of new pictures.
 
-The route: `labels` says what each image is, `moments` measures the features, `fit` runs the epochs of a trainer
-(`linear` or `dense`, as `plan` fits it into the memory budget), `measure` says how good a `head` is. `experiment` wires
-them, `training` is what it came to, `sheet` and `streamer.plots` show it. `predict` asks a head.
+The route: `labels` says what each image is, `sides` whether that is enough, `moments` measures the features, `fit` runs
+the epochs of a trainer (`linear` or `dense`, as `plan` fits it into the memory budget), `measure` says how good a
+`head` is. `experiment` wires them, `training` is what it came to, `sheet` and `streamer.plots` show it. `predict` asks
+a head.
 """
 
 from streamer.transfer.experiment import KINDS, train

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.config import format_bytes
+from streamer.config.schema import Images
 from streamer.engines import choose_device
-from streamer.errors import ConfigError, Interrupted, StreamerError
+from streamer.errors import ConfigError, Interrupted
 from streamer.records import Progress
 from streamer.store import FeatureDataset, Split, Store
 from streamer.transfer.dense import DENSE_BATCH, UNITS, DenseTrainer
@@ -26,6 +27,7 @@ from streamer.transfer.linear import LINEAR_BATCH, PENALTIES, LinearTrainer
 from streamer.transfer.measure import Measured, measure
 from streamer.transfer.moments import moments
 from streamer.transfer.plan import TrainPlan, plan_dense, plan_linear
+from streamer.transfer.sides import require_enough, split_notes
 from streamer.transfer.training import TrainingReport
 
 __all__ = ["KINDS", "train"]
@@ -37,7 +39,6 @@ KINDS = ("linear", "dense")
 
 _EPOCHS = 40
 _PATIENCE = 6
-_FEWEST_TEST_ROWS = 2
 
 
 def train(
@@ -124,26 +125,22 @@ def train(
         raise ConfigError(f"{store.path}: no output {output!r}; there are: {', '.join(store.spec.outputs)}")
     chosen = ChosenLabels(store, labels, exclude)
     split = Split(seed, test_share, validation_share)
+    examples = chosen.by_side(split)
+    classes = examples["train"].classes
+    counts = {side: np.bincount(each.labels, minlength=len(classes)) for side, each in examples.items()}
+    require_enough(store, examples, split)
     batch_size = LINEAR_BATCH if kind == "linear" else DENSE_BATCH
 
     def dataset(side: str, buffer_bytes: int) -> FeatureDataset:
-        made: FeatureDataset = store.dataset(
+        return store.batches_of(
+            examples[side],
             output,
             batch_size=batch_size,
             shuffle=side == "train",
-            split=side,
             seed=seed,
-            framework="numpy",
-            sides=split,
-            labels=chosen,
             buffer_bytes=buffer_bytes,
         )
-        return made
 
-    sides = {side: dataset(side, 1) for side in ("train", "validation", "test")}
-    counts = {side: np.bincount(each.labels, minlength=len(each.classes)) for side, each in sides.items()}
-    classes = sides["train"].classes
-    _require_enough(store, counts)
     shape = store.spec.outputs[output]
     if pool == "gap" and len(shape) == 1:
         raise ConfigError(f"{store.path}: pool 'gap' is for maps, and {output} of {shape[0]} numbers is pooled already")
@@ -157,8 +154,6 @@ def train(
         "train": dataset("train", plan.buffer_bytes),
         **{side: dataset(side, plan.plain_buffer_bytes) for side in ("validation", "test")},
     }
-    if any(each.classes != classes for each in sides.values()):
-        raise StreamerError(f"{store.path}: a class was removed by another run while this one began; train again")
     mean, scale = _statistics(dataset("train", plan.plain_buffer_bytes), progress, should_stop)
     hidden = [] if kind == "linear" else [plan.choice]
     start = Head(
@@ -171,6 +166,7 @@ def train(
         scale=scale,
         layers=untrained([inputs, *hidden, len(classes)], seed),
         facts={},
+        images=_image_limits(store),
     )
     before = _measured(start, sides["test"], "before", progress)
     fitted = _fit(
@@ -192,42 +188,17 @@ def train(
         seconds=time.perf_counter() - began,
         test_ids=sides["test"].ids,
         test_labels=sides["test"].labels,
-        notes=[*chosen.notes, *_notes(classes, counts)],
+        notes=[*chosen.notes, *split_notes(classes, counts)],
     )
     report.head = replace(report.head, facts=report.facts())
     return report
 
 
-def _require_enough(store: Store, counts: dict[str, NDArray[np.int64]]) -> None:
-    rows = int(counts["test"].sum())
-    if rows < _FEWEST_TEST_ROWS:
-        total = sum(int(each.sum()) for each in counts.values())
-        raise StreamerError(
-            f"{store.path}: of {total} labelled rows {rows} fall to the test, and {_FEWEST_TEST_ROWS} are the least "
-            "that say anything; label more images, or give a larger --test-share"
-        )
-    if not counts["train"].sum():
-        raise StreamerError(
-            f"{store.path}: all labelled images fall to the test or to validation, as images of the same bytes bear "
-            "labels of several classes; give each of them one label, or smaller shares"
-        )
-
-
-def _notes(classes: Sequence[str], counts: dict[str, NDArray[np.int64]]) -> list[str]:
-    """What of the split weakens the figures."""
-    notes = []
-    untested = np.flatnonzero(counts["test"] == 0)
-    if len(untested):
-        named = ", ".join(repr(classes[place]) for place in untested[:3]) + (", ..." if len(untested) > 3 else "")
-        notes.append(
-            f"{len(untested)} classes have no picture to test on, as a class with a single one is only trained on; "
-            f"they are left out of the averages: {named}"
-        )
-    if not counts["validation"].sum():
-        notes.append("no images to validate on: all epochs were run, and the last counts")
-    for note in notes:
-        _LOG.warning("%s", note)
-    return notes
+def _image_limits(store: Store) -> Images:
+    """What the store's pictures were held to."""
+    extracted = store.catalog.settings().get("extract", {})
+    names = {"max_pixels": "max_pixels", "max_file": "max_file_bytes"}
+    return Images(**{name: extracted[there] for name, there in names.items() if there in extracted})
 
 
 def _plan(

@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamer.config.schema import Images
 from streamer.errors import StreamerError
 from streamer.files import published
 from streamer.store import FeatureSpec
@@ -77,6 +78,8 @@ class Head:
     facts : mapping
         How it was trained and what was measured. Nothing that differs from run to run: the same training gives the same
         bytes.
+    images : Images
+        The limits under which the pictures of the store were decoded: those that are asked about are held to the same.
     """
 
     kind: str
@@ -88,6 +91,7 @@ class Head:
     scale: NDArray[np.float32]
     layers: tuple[Dense, ...]
     facts: Mapping[str, Any]
+    images: Images = field(default_factory=Images)
 
     @property
     def output(self) -> str:
@@ -148,6 +152,7 @@ class Head:
             "pool": self.pool,
             "layers": len(self.layers),
             "facts": self.facts,
+            "images": self.images.model_dump(),
         }
         arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), "mean": self.mean, "scale": self.scale}
         for number, layer in enumerate(self.layers):
@@ -188,6 +193,7 @@ class Head:
                     scale=data["scale"],
                     layers=tuple(Dense(data[f"kernel_{n}"], data[f"bias_{n}"]) for n in range(about["layers"])),
                     facts=about["facts"],
+                    images=Images(**about.get("images", {})),  # the first heads did not say
                 )
         except FileNotFoundError:
             raise StreamerError(f"{path}: no head here; {_MADE_BY}") from None

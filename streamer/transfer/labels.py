@@ -7,23 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamer.errors import ConfigError, StreamerError
 from streamer.images import read_labels
-from streamer.records import key_hash
-from streamer.store import Store
+from streamer.store import Examples, Split, Store, examples_by_side
+from streamer.tables import first_few
 
 __all__ = ["ChosenLabels"]
 
 _LOG = logging.getLogger(__name__)
 
-_BLOCK_ROWS = 10_000
 _NAMED = 3
 
 
 class ChosenLabels:
-    """The label of each image that counts, by key: 12 bytes an image.
+    """The label of each image that counts, looked up once, in a pass over the catalog.
 
     Parameters
     ----------
@@ -41,85 +39,99 @@ class ChosenLabels:
     Raises
     ------
     ConfigError
-        If the file cannot be read, is no such file, or names none of the images.
-    StreamerError
-        If no image has a label that is excluded, or fewer than two labels are left.
+        If the file cannot be read, or is no such file.
     """
 
     def __init__(self, store: Store, table: Path | None = None, exclude: Sequence[str] = ()) -> None:
-        exclude = tuple(dict.fromkeys(exclude))
-        labels = read_labels(table) if table is not None else None
-        met = np.zeros(len(labels) if labels is not None else 0, dtype=bool)
-        hashes: list[NDArray[np.uint64]] = []
-        numbers: list[NDArray[np.int32]] = []
-        known: dict[str, int] = {}
-        counts: dict[str, int] = {}
-        images = 0
-        unnamed: list[str] = []
-        for block in store.catalog.rows.examples(_BLOCK_ROWS):
-            kept, kept_numbers = [], []
-            for _, copy, _, _, key, stored, _ in block:
-                if copy:
-                    continue
-                images += 1
-                label = stored if labels is None else labels.get(key)
-                place = None if labels is None else labels.place(key)
-                if place is not None:
-                    met[place] = True
-                counts[label] = counts.get(label, 0) + 1
-                if not label and len(unnamed) < _NAMED:
-                    unnamed.append(key)
-                if label and label not in exclude:
-                    kept.append(key_hash(key))
-                    kept_numbers.append(known.setdefault(label, len(known)))
-            hashes.append(np.array(kept, np.uint64))
-            numbers.append(np.array(kept_numbers, np.int32))
-        if labels is not None and images and not met.any():
-            (stranger,) = labels.keys_at([0])
-            raise ConfigError(
-                f"{table}: none of its {len(labels)} keys is an image of {store.path}: it names {stranger!r}, and no "
-                "such image is there. Write each key as the image's path relative to the source"
-            )
-        for label in exclude:
-            if label not in counts:
-                there = ", ".join(sorted(filter(None, counts))[:10])
-                raise StreamerError(
-                    f"{store.path}: no image has the label {label!r}, which was to be left out: {there}"
-                )
-        self.notes = []
-        if labels is not None and not met.all():
-            strangers = labels.keys_at(np.flatnonzero(~met)[:_NAMED].tolist())
-            count = int((~met).sum())
-            self.notes.append(
-                f"{table}: {count} of its {len(met)} keys are not in the store: {_some(strangers, count)}"
-            )
-        if counts.get("", 0) and known:
-            without = f"{counts['']} of {images} images have no label and are left out"
-            self.notes.append(f"{without}: {_some(unnamed, counts[''])}")
-        for label in exclude:
-            self.notes.append(f"{counts[label]} images labelled {label!r} are left out")
+        self.notes: list[str] = []
+        self._store = store
+        self._exclude = tuple(dict.fromkeys(exclude))
+        self._table = read_labels(table) if table is not None else None
+        self._met = np.zeros(len(self._table) if self._table is not None else 0, dtype=bool)
+        self._counts: dict[str, int] = {}
+        self._unnamed: list[str] = []
+
+    def by_side(self, split: Split) -> dict[str, Examples]:
+        """The images that are left, by side.
+
+        Parameters
+        ----------
+        split : Split
+
+        Returns
+        -------
+        dict of str to Examples
+            See `streamer.store.examples_by_side`.
+
+        Raises
+        ------
+        ConfigError
+            If the file names none of the images.
+        StreamerError
+            If no image has a label that is excluded, or fewer than two labels are left.
+        """
+        sides = examples_by_side(self._store.catalog, self._label_of, split)
+        self._require_known()
+        classes = sides["train"].classes
+        self.notes += self._left_out(some=bool(classes))
         for note in self.notes:
             _LOG.warning("%s", note)
-        if exclude and not known:
-            raise StreamerError(f"{store.path}: all labels it has are left out: {', '.join(exclude)}; leave out fewer")
-        if len(known) == 1:
-            raise StreamerError(
-                f"{store.path}: all {sum(map(len, hashes))} labelled images are {next(iter(known))!r}; a head tells "
-                "classes apart, so two are the least: put the images in folders by class, or give --labels FILE.csv"
+        self._require_two(classes)
+        return sides
+
+    def _label_of(self, key: str, stored: str) -> str:
+        label = stored
+        if self._table is not None:
+            place = self._table.place(key)
+            label = "" if place is None else self._table.label_at(place)
+            if place is not None:
+                self._met[place] = True
+        self._counts[label] = self._counts.get(label, 0) + 1
+        if not label and len(self._unnamed) < _NAMED:
+            self._unnamed.append(key)
+        return "" if label in self._exclude else label
+
+    def _require_known(self) -> None:
+        """Refuse a file of other images, and to leave out what is not there."""
+        if self._table is not None and self._counts and not self._met.any():
+            (stranger,) = self._table.keys_at([0])
+            raise ConfigError(
+                f"{self._table.path}: none of its {len(self._table)} keys is an image of {self._store.path}: it names "
+                f"{stranger!r}, and no such image is there. Write each key as the image's path relative to the source"
             )
-        order = np.argsort(np.concatenate([np.empty(0, np.uint64), *hashes]), kind="stable")
-        self._hashes = np.concatenate([np.empty(0, np.uint64), *hashes])[order]
-        self._numbers = np.concatenate([np.empty(0, np.int32), *numbers])[order]
-        self._names: list[str] = list(known)
+        for label in self._exclude:
+            if label not in self._counts:
+                there = ", ".join(sorted(filter(None, self._counts))[:10])
+                raise StreamerError(
+                    f"{self._store.path}: no image has the label {label!r}, which was to be left out: {there}"
+                )
 
-    def get(self, key: str, default: str = "", /) -> str:
-        """The label of a key; `default` where the image does not count."""
-        wanted = np.uint64(key_hash(key))
-        place = int(np.searchsorted(self._hashes, wanted))
-        if place == len(self._hashes) or self._hashes[place] != wanted:
-            return default
-        return self._names[int(self._numbers[place])]
+    def _left_out(self, *, some: bool) -> list[str]:
+        """What does not count, where `some` images do."""
+        notes = []
+        if self._table is not None and not self._met.all():
+            strangers = self._table.keys_at(np.flatnonzero(~self._met)[:_NAMED].tolist())
+            count = int((~self._met).sum())
+            notes.append(
+                f"{self._table.path}: {count} of its {len(self._met)} keys are not in the store: "
+                f"{first_few(strangers, count)}"
+            )
+        without = self._counts.get("", 0)
+        if without and some:
+            images = sum(self._counts.values())
+            notes.append(
+                f"{without} of {images} images have no label and are left out: {first_few(self._unnamed, without)}"
+            )
+        return notes + [f"{self._counts[label]} images labelled {label!r} are left out" for label in self._exclude]
 
-
-def _some(keys: Sequence[str], count: int) -> str:
-    return ", ".join(map(repr, keys)) + (", ..." if count > len(keys) else "")
+    def _require_two(self, classes: Sequence[str]) -> None:
+        where, remedy = self._store.path, "put the images in folders by class, or give --labels FILE.csv"
+        if self._exclude and not classes:
+            raise StreamerError(f"{where}: all labels it has are left out: {', '.join(self._exclude)}; leave out fewer")
+        if not classes:
+            raise StreamerError(f"{where}: none of its {sum(self._counts.values())} images has a label; {remedy}")
+        if len(classes) == 1:
+            raise StreamerError(
+                f"{where}: all {self._counts[classes[0]]} labelled images are {classes[0]!r}; a head tells classes "
+                f"apart, so two are the least: {remedy}"
+            )

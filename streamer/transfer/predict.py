@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.config.schema import Images
-from streamer.errors import FingerprintMismatchError
+from streamer.errors import FingerprintMismatchError, WeightsError
 from streamer.extraction import Extractor, ExtractSettings, Network
 from streamer.images.named import numbered, photos_at
 from streamer.store import FeatureSpec, Store
@@ -60,11 +60,13 @@ class Predictor:
     budget_bytes : int
         Memory for the whole process.
     device : {"auto", "cpu", "gpu"}
+    weights : path-like, optional
+        Where the network's weights are, a Keras ``.h5`` file; by default, where they were when the head was trained.
 
     Raises
     ------
     WeightsError
-        If the network's weights are not on this machine.
+        If the network's weights are not there.
     FingerprintMismatchError
         If the network that is here would give other features than the head was trained on, or those were imported.
     EngineUnavailableError
@@ -77,24 +79,31 @@ class Predictor:
     ...         print(each.image, each.top)
     """
 
-    def __init__(self, head: Head, *, budget_bytes: int = 2**30, device: str = "auto") -> None:
+    def __init__(
+        self,
+        head: Head,
+        *,
+        budget_bytes: int = 2**30,
+        device: str = "auto",
+        weights: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.head = head
         if head.spec.imported:
             raise FingerprintMismatchError(
                 f"this head was trained on features that were imported ({head.output}), and a picture cannot be turned "
                 "into such features here; ask it about a store of them: streamer predict HEAD --store STORE"
             )
-        network = Network.of_store(head.spec)
-        _require_same(head, network.spec(), "the network that is here", "Bring back the weights and the release")
-        limits = Images()
+        network = _network(head, weights)
+        what = "the network that is here" if weights is None else f"the network with the weights {weights}"
+        _require_same(head, network.spec(), what, "Bring back the weights (--weights FILE) and the release")
         settings = ExtractSettings(
             engine="auto",
             device=device,
             budget_bytes=budget_bytes,
             gpu_fraction=None,
             threads=None,
-            max_pixels=limits.max_pixels,
-            max_file_bytes=limits.max_file,
+            max_pixels=head.images.max_pixels,
+            max_file_bytes=head.images.max_file,
         )
         self._extractor = Extractor(network, settings)
 
@@ -178,6 +187,19 @@ def predict_stored(head: Head, store: Store, top: int = 5) -> Iterator[Predictio
                 yield Prediction(names[number][0], _top(head, row, top))
             else:
                 yield Prediction(names[number][0], (), "its features hold values that are no finite numbers")
+
+
+def _network(head: Head, weights: str | os.PathLike[str] | None) -> Network:
+    """The network that the head was trained behind, its weights from where they were or from a file."""
+    if weights is not None:
+        return Network.of_store(replace(head.spec, weights=str(Path(weights).expanduser().absolute())))
+    try:
+        return Network.of_store(head.spec)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}. The head was trained behind {head.spec.backbone} with the weights {head.spec.weights}: if they "
+            "lie elsewhere now, name the file with --weights FILE.h5"
+        ) from error
 
 
 def _require_same(head: Head, spec: FeatureSpec, what: str, remedy: str) -> None:

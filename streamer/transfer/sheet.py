@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from streamer.errors import EngineUnavailableError
 from streamer.files import replace_text
-from streamer.images.named import is_there
+from streamer.images.places import is_there
 from streamer.plots import confusion_plot, learning_curve_plot
-from streamer.report import Judged, before_and_after_sheet
+from streamer.report import KEYS_AS_PATHS, Judged, before_and_after_sheet
 from streamer.store import Store
 from streamer.transfer.head import Head
 from streamer.transfer.training import TrainingReport
@@ -47,7 +47,8 @@ def write_report(report: TrainingReport, store: Store, folder: Path, head_path: 
     if readable:
         before_and_after_sheet(readable, folder / "before_and_after.png")
     else:
-        notes.append("no before_and_after.png: the test pictures are not where they were")
+        why = KEYS_AS_PATHS if store.spec.imported else ""
+        notes.append(f"no before_and_after.png: the test pictures are not where they were{why}")
     try:
         learning_curve_plot(
             [(each.epoch, each.train_loss, each.validation_accuracy) for each in report.epochs],

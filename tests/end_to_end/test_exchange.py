@@ -11,10 +11,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from streamer.cli import main
 from streamer.store import Store
-from tests.conftest import write_features
+from tests.conftest import publish_index, write_features
 
 MIB = 2**20
 
@@ -83,6 +84,32 @@ def test_every_later_stage_works_on_imported_features(
     assert (code, data["clean"]) == (0, True)
     code, data = streamer(capsys, "export", store, "out")
     assert (code, data["images"], data["format"]) == (0, 88, "npy")
+
+
+def test_sheets_of_imported_features_say_that_there_are_no_pictures(
+    capsys: pytest.CaptureFixture[str], computed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures were crossed out, and nothing said why."""
+    store = computed / "i.store"
+    streamer(capsys, "import", store, computed / "x.npy", "--keys", computed / "keys.csv", "--no-index")
+
+    def told(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main([*map(str, arguments)])
+        assert not exit_.value.code
+        return capsys.readouterr().out
+
+    asked = ("duplicates", store, "--threshold", 0.9999, "--exact", "--sheet", computed / "sheet.png")
+    assert "2 pictures are crossed out, as there is no such file; the path of an image whose" in told(*asked)
+    (computed / "photos" / "c0").mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (9, 9)).save(computed / "photos" / "c0" / f"{number:02d}.jpg")
+    monkeypatch.chdir(computed / "photos")
+    assert "crossed out" not in told(*asked)
+
+    publish_index(store, "ivf", components=4)
+    told_of_clusters = told("clusters", store, "--sheets", computed / "sheets", "--central", 90)
+    assert "86 pictures are crossed out" in told_of_clusters  # of 88
 
 
 def test_an_import_makes_an_index_unless_told_not_to(capsys: pytest.CaptureFixture[str], computed: Path) -> None:

@@ -15,7 +15,7 @@ from streamer.pipeline import run
 from streamer.searcher import Searcher
 from streamer.store import Store
 from tests.end_to_end.test_pipeline import features_by_key
-from tests.images.test_stl10 import NAMES, images, write
+from tests.images.sources.test_stl10 import NAMES, images, write
 
 
 def test_a_file_in_stl10_format_is_a_library_like_any_other(tmp_path: Path) -> None:

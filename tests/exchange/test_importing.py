@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import pytest
 from streamer.errors import ConfigError, FingerprintMismatchError, Interrupted, StreamerError
 from streamer.exchange import batches, export_features, import_features, index_imported
 from streamer.index import current_generation
-from streamer.store import Store
+from streamer.store import FeatureSpec, Store, StoreWriter
+from streamer.transfer import predict_stored, train
 from tests.conftest import publish_index, remember, write_features
 
 
@@ -247,6 +250,50 @@ def test_features_of_another_kind_are_refused(tmp_path: Path) -> None:
     write_features(tmp_path / "real.store", features())
     with pytest.raises(FingerprintMismatchError, match=r"holds features of vgg16 .* made here from photos"):
         import_features(tmp_path / "real.store", tmp_path / "a.npy", keys=tmp_path / "keys.csv")
+
+
+def test_unnamed_features_of_one_shape_are_not_taken_for_each_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A head that was trained on one fitted the other: all that was known of both were a name and a shape."""
+    array, other = features(60), features(60)[::-1]
+    keys = write_keys(tmp_path / "keys.csv", keys_of(60))
+    np.save(tmp_path / "a.npy", array)
+    np.save(tmp_path / "b.npy", other)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=array, chunks=(7, 8))
+    for store, source, name in (
+        ("a", "a.npy", None),
+        ("again", "a.h5", None),
+        ("b", "b.npy", None),
+        ("clip", "a.npy", "clip"),
+        ("clip_b", "b.npy", "clip"),
+    ):
+        caplog.clear()
+        import_features(tmp_path / store, tmp_path / source, keys=keys, name=name)
+        assert ("imported without --name" in caplog.text) == (name is None)
+    with contextlib.ExitStack() as opened:
+        stores = {name: opened.enter_context(Store(tmp_path / name)) for name in ("a", "again", "b", "clip", "clip_b")}
+        prints = {name: store.spec.fingerprint for name, store in stores.items()}
+        assert prints["a"] == prints["again"] and prints["clip"] == prints["clip_b"]
+        assert len(set(prints.values())) == 3
+        head = train(stores["a"], epochs=1).head
+        assert len(list(predict_stored(head, stores["again"]))) == 60
+        with pytest.raises(FingerprintMismatchError, match="nothing says that they are of one network; say so as"):
+            next(predict_stored(head, stores["b"]))
+    assert import_features(tmp_path / "a", tmp_path / "b.npy", keys=keys).images["failed"] == 0  # it is one's own word
+
+
+def test_a_store_that_was_imported_before_there_were_origins_is_as_it_was(tmp_path: Path) -> None:
+    spec = FeatureSpec.of_imported("imported", (8,))
+    assert spec.fingerprint == "493ce9068c9184bc83fc80def6c5e4f1"
+    text = json.dumps({key: value for key, value in json.loads(spec.to_json()).items() if key != "origin"})
+    assert FeatureSpec.from_json(text) == spec
+    with StoreWriter(tmp_path / "a.store", spec, engine="import", limits=""):
+        pass
+    assert take(tmp_path, features())["added"] == 57
+    with Store(tmp_path / "a.store") as store:
+        assert store.spec == spec
 
 
 # -- HDF5 ------------------------------------------------------------------------------------------------------------

@@ -9,16 +9,17 @@ import pytest
 
 from streamer.errors import StreamerError
 from streamer.exchange import keys as module
-from streamer.exchange.keys import KeysFile, checked_names, count_names
+from streamer.exchange.keys import checked_names, count_names
+from streamer.tables import KeyTable
 
 
-def names(folder: Path, text: str, encoding: str = "utf-8") -> KeysFile:
+def names(folder: Path, text: str, encoding: str = "utf-8") -> KeyTable:
     path = folder / "keys.csv"
     path.write_bytes(text.encode(encoding))
-    return KeysFile(path)
+    return KeyTable(path, label_optional=True)
 
 
-def fault(file: KeysFile, folder: Path) -> str:
+def fault(file: KeyTable, folder: Path) -> str:
     with pytest.raises(StreamerError) as error:
         count_names(file)
     return str(error.value).replace(str(folder / "keys.csv"), "keys.csv")
@@ -46,6 +47,15 @@ def test_labels_may_be_left_out(tmp_path: Path) -> None:
     assert count_names(names(tmp_path, "key\n")) == 0
 
 
+def test_spaces_at_the_ends_of_labels_are_taken_off_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = names(tmp_path, "key,label\na.jpg,cat \nb.jpg,cat\n")
+    assert count_names(file) == 2
+    assert [label for _, _, label in checked_names(file)] == ["cat", "cat"]
+    assert [each.getMessage() for each in caplog.records] == [
+        f"{tmp_path / 'keys.csv'}:2: spaces were taken off the label 'cat ', and off 1 in all"
+    ]
+
+
 def test_keys_come_in_the_form_of_those_of_photos(tmp_path: Path) -> None:
     apart, together = (unicodedata.normalize(form, "é.jpg") for form in ("NFD", "NFC"))
     assert [key for _, key, _ in checked_names(names(tmp_path, f"key\n{apart}\n"))] == [together]
@@ -56,10 +66,10 @@ def test_keys_come_in_the_form_of_those_of_photos(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "keys.csv:1: no column 'key' in the header ''"),
-        ("name,label\na,b\n", "keys.csv:1: no column 'key' in the header 'name,label'"),
-        ("key,label\na.jpg\n", "keys.csv:2: 1 fields, but the header has 2"),
-        ("key,label\na,b.jpg,c\n", "keys.csv:2: 3 fields, but the header has 2; put a key that holds a comma"),
+        ("", "keys.csv:1: the first line is '', not 'key,label' or 'key'"),
+        ("name,label\na,b\n", "keys.csv:1: the first line is 'name,label', not 'key,label' or 'key'"),
+        ("key,label\na.jpg\n", "keys.csv:2: 1 fields where the first line names 2"),
+        ("key,label\na,b.jpg,c\n", "keys.csv:2: 3 fields where the first line names 2"),
         ("key,label\n,c\n", "keys.csv:2: the key '' is empty"),
         ("key\n/etc/passwd\n", "keys.csv:2: the key '/etc/passwd' is an absolute path"),
         ("key\nC:\\photos\\a.jpg\n", "is an absolute path"),
@@ -67,8 +77,8 @@ def test_keys_come_in_the_form_of_those_of_photos(tmp_path: Path) -> None:
         ("key\na/../b.jpg\n", "has '..' between its slashes"),
         ("key\na//b.jpg\n", "has '' between its slashes"),
         ("key\n./b.jpg\n", "has '.' between its slashes"),
-        ('key\n"a.jpg\n', "is not CSV"),
-        ("key\n" + "a" * 200_000 + "\n", "is not CSV"),
+        ('key\n"a.jpg\n', "keys.csv:2: not CSV"),
+        ("key\n" + "a" * 200_000 + "\n", "keys.csv:2: not CSV"),
         ("key\na.jpg\nb.jpg\na.jpg\n", "keys.csv:4: the key 'a.jpg' stands at keys.csv:2 already"),
     ],
 )
@@ -77,7 +87,7 @@ def test_a_fault_is_told_with_its_line(tmp_path: Path, text: str, what: str) -> 
 
 
 def test_another_encoding_is_told(tmp_path: Path) -> None:
-    assert "is not UTF-8" in fault(names(tmp_path, "key\né.jpg\n", "latin-1"), tmp_path)
+    assert "keys.csv:2: not UTF-8 text" in fault(names(tmp_path, "key\né.jpg\n", "latin-1"), tmp_path)
 
 
 def test_equal_hashes_of_other_keys_are_no_duplicates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,19 @@ def test_columns_stand_in_any_order_and_keys_are_told_in_any_normal_form(tmp_pat
     assert labels.get("é.jpg") == "cat"
 
 
+def test_spaces_at_the_ends_of_labels_make_no_other_class_and_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "key,label\na.jpg,cat\nb.jpg, cat\nc.jpg,big dog \nd.jpg,\u00a0\na.jpg,cat \n")
+    with caplog.at_level(logging.WARNING):
+        labels = read_labels(path)
+        assert labels.keys_at([labels.place("c.jpg")]) == ["c.jpg"]  # reads it again
+    assert [labels.get(f"{key}.jpg") for key in "abcd"] == ["cat", "cat", "big dog", ""]
+    assert [each.getMessage() for each in caplog.records] == [
+        f"{path}:3: spaces were taken off the label ' cat', and off 4 in all"
+    ]
+
+
 def test_many_keys_equal_a_dict(tmp_path: Path) -> None:
     chance = random.Random(0)
     wanted = {f"{chance.randrange(10**9)}/{number}.jpg": f"class {chance.randrange(50)}" for number in range(3000)}
@@ -86,7 +99,7 @@ def test_a_fault_is_named_with_its_line(tmp_path: Path, text: str | bytes, said:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.csv: the labels cannot be read \(No such file"):
+    with pytest.raises(ConfigError, match=r"nowhere\.csv: cannot be read \(No such file"):
         read_labels(tmp_path / "nowhere.csv")
 
 

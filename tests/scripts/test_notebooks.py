@@ -15,7 +15,8 @@ def test_transfer_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("STREAMER_NOTEBOOK_FOLDER", str(tmp_path / "work"))
-    monkeypatch.delenv("STREAMER_PHOTOS", raising=False)
+    for name in ("STREAMER_PHOTOS", "STREAMER_NEW_PHOTOS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parents[1]))
     notebook = nbformat.read(NOTEBOOKS / "transfer_learning.ipynb", as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit it without outputs"
@@ -31,3 +32,5 @@ def test_transfer_learning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     own = re.search(r"([\d.]+) of the test pictures right", said)
     assert own is not None and float(own[1]) > 0.3
     assert "before_and_after.png" in said
+    new = re.search(r"(\d+) of 24 new pictures right", said)
+    assert new is not None and int(new[1]) > 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from streamer.images.drawn import draw_pictures
 from streamer.reduction import Reducer, unit_rows
 from streamer.store import CatalogPhotos, Store
 from streamer.upkeep import check
@@ -79,6 +81,23 @@ def test_odd_photos_are_shown_all_the_same(tmp_path: Path) -> None:
         if hasattr(os, "mkfifo"):
             os.mkfifo(folder / "small.png")
             assert served.client.get(f"/api/images/{small}").status_code == 410
+
+
+def test_photos_in_an_archive_are_served(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "pictures", classes=1, per_class=3, side=96, seed=1)
+    with tarfile.open(tmp_path / "pictures.tar", "w") as archive:
+        for path in sorted((tmp_path / "pictures").rglob("*.jpg")):
+            archive.add(path, path.relative_to(tmp_path / "pictures").as_posix())
+    make_library(tmp_path, f"source={{tar: {tmp_path.as_posix()}/pictures.tar}}", classes=1, per_class=3)
+    with serving(tmp_path / "photos.store") as served:
+        name = served.client.get("/api/images/2/info").json()
+        photo = served.client.get("/api/images/2")
+        assert photo.content == (tmp_path / "pictures" / name["key"]).read_bytes() and photo.headers["etag"]
+        assert size_of(served.client.get("/api/images/2/thumb")) == (96, 96)
+        assert (name["width"], name["height"]) == (96, 96)
+        (tmp_path / "pictures.tar").write_bytes(b"cut short")
+        assert served.client.get("/api/images/1").status_code == 410
+        assert served.client.get("/api/images/1/thumb").status_code == 410
 
 
 def test_thumbnails_are_kept_by_content_and_made_once(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

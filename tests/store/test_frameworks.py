@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from streamer.errors import EngineUnavailableError
-from streamer.store import Store
-from tests.conftest import write_features
+from streamer.store import CatalogWriter, Store, compact_shards
+from tests.conftest import delete, write_features
 
 keras = pytest.importorskip("keras")
 
@@ -90,6 +91,20 @@ def test_tensorflow_gets_the_same_batches(path: Path) -> None:
             for one, other in zip(batches, plain, strict=True):
                 np.testing.assert_array_equal(one[0].numpy(), other[0])
                 np.testing.assert_array_equal(one[1].numpy(), other[1])
+
+
+def test_an_epoch_of_tensorflow_that_has_become_shorter_is_filled_up_from_the_next(path: Path) -> None:
+    """The number of batches was asserted: TensorFlow ended the training when images had been compacted away."""
+    with Store(path) as store:
+        dataset = store.dataset(framework="tf", batch_size=100, buffer_bytes=2 * 100 * 32)
+        delete(path, [f"c{number % 3}/{number:04d}.jpg" for number in range(250)])
+        with contextlib.closing(CatalogWriter(path / "catalog.sqlite")) as catalog:
+            compact_shards(path, catalog)
+        store._reader.close()  # files that are open would be read on
+        for _ in range(3):
+            labels = [labels.numpy() for _, labels in dataset]
+            assert len(labels) == int(dataset.cardinality()) == 6
+        assert [len(each) for each in labels] == [100, 100, 100, 50, 100, 100]
 
 
 @pytest.mark.parametrize(("framework", "package"), [("keras", "keras"), ("tf", "tensorflow")])

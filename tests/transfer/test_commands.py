@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import re
 import shutil
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from streamer.backbones.fetch import bundled_path
+from streamer.config.schema import Images
 from streamer.store import Store
-from streamer.transfer import Head
+from streamer.transfer import Head, train
 from tests.test_cli import streamer, streamer_json
 
 
@@ -27,6 +30,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("library")
     draw_pictures(folder / "pictures", classes=4, per_class=20, side=64, seed=1)
     text = "store: a.store\nsource: {folder: pictures}\nbackbone: {name: vgg16_compact}\nmemory: {budget: 8GiB}\n"
+    text += "images: {max_pixels: 5000000}\n"
     (folder / "config.yaml").write_text(text, encoding="utf-8")
     run(load_config(folder / "config.yaml"), ["extract"])
     return folder
@@ -92,6 +96,72 @@ def test_a_head_from_another_backbone_is_refused_with_the_difference(
     dataclasses.replace(head, spec=spec).save(tmp_path / "other.npz")
     code, _, err = streamer(capsys, "predict", tmp_path / "other.npz", "--store", library / "a.store")
     assert code == 2 and "the head takes fc2, and the store has block4_pool:gem:3x3" in err
+
+
+@pytest.fixture(scope="module")
+def head(library: Path) -> Path:
+    """A head trained on the library."""
+    with Store(library / "a.store") as store:
+        train(store, epochs=1).head.save(library / "head.npz")
+    return library / "head.npz"
+
+
+def test_pictures_are_held_to_the_limits_of_the_store(
+    capsys: pytest.CaptureFixture[str], library: Path, head: Path, tmp_path: Path
+) -> None:
+    photo = next((library / "pictures").rglob("*.jpg"))
+    loaded = Head.load(head)
+    assert (loaded.images.max_pixels, loaded.images.max_file) == (5_000_000, 256 * 2**20)
+    dataclasses.replace(loaded, images=Images(max_pixels=1000)).save(tmp_path / "strict.npz")
+    code, data = streamer_json(capsys, "predict", tmp_path / "strict.npz", photo)
+    assert code == 3 and "is more than the limit of 1000" in data["predictions"][0]["error"]
+
+
+def test_weights_that_lie_elsewhere_now_are_named_and_checked(
+    capsys: pytest.CaptureFixture[str], library: Path, head: Path, tmp_path: Path
+) -> None:
+    photo = next((library / "pictures").rglob("*.jpg"))
+    _, before = streamer_json(capsys, "predict", head, photo)
+    loaded, moved = Head.load(head), tmp_path / "moved.h5"
+    spec = dataclasses.replace(loaded.spec, weights=str(tmp_path / "gone.h5"))
+    dataclasses.replace(loaded, spec=spec).save(tmp_path / "h.npz")
+    shutil.copy(bundled_path("vgg16_compact"), moved)
+    code, data = streamer_json(capsys, "predict", tmp_path / "h.npz", photo)
+    assert code == 1 and re.search(r"gone\.h5 does not exist.*name the file with --weights FILE\.h5", data["error"])
+    code, data = streamer_json(capsys, "predict", tmp_path / "h.npz", photo, "--weights", moved)
+    assert code == 0 and data["predictions"] == before["predictions"]
+    with moved.open("ab") as file:
+        file.write(b"another")
+    code, data = streamer_json(capsys, "predict", tmp_path / "h.npz", photo, "--weights", moved)
+    assert code == 2 and re.search(r"the network with the weights .*moved\.h5 gives: weights_sha256 is", data["error"])
+    code, data = streamer_json(capsys, "predict", head, "--store", library / "a.store", "--weights", moved)
+    assert code == 2 and "is of no effect with --store" in data["error"]
+
+
+def test_a_head_that_could_not_be_saved_is_not_trained(
+    capsys: pytest.CaptureFixture[str], library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = library / "a.store"
+
+    def read_only(*_: object, dir: Path, **__: object) -> None:  # noqa: A002 - as it is called there
+        raise OSError(errno.EROFS, "Read-only file system", str(dir))
+
+    monkeypatch.setattr("streamer.transfer.train", None)
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    code, data = streamer_json(capsys, "train", store)
+    assert code == 1 and data["error"] == (
+        f"{store / 'heads'}: nothing can be written there (Read-only file system), so it was not begun; name another "
+        "place with --head OUT.npz"
+    )
+    monkeypatch.undo()
+    monkeypatch.setattr("streamer.transfer.train", None)
+    (tmp_path / "file").touch()
+    code, data = streamer_json(capsys, "train", store, "--head", tmp_path / "file" / "h.npz")
+    assert code == 1 and "(Not a directory)" in data["error"]
+    code, data = streamer_json(
+        capsys, "train", store, "--head", tmp_path / "h.npz", "--report", tmp_path / "file" / "r"
+    )
+    assert code == 1 and "name another folder with --report" in data["error"]
 
 
 def test_wrong_use_has_its_codes(capsys: pytest.CaptureFixture[str], library: Path, tmp_path: Path) -> None:

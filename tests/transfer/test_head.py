@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamer.config.schema import Images
 from streamer.errors import StreamerError
 from streamer.transfer import HEAD_FORMAT, Head
 from streamer.transfer.head import Dense, untrained
@@ -29,6 +30,7 @@ def a_head(shape: tuple[int, ...] = (3, 3, 4), pool: str = "flatten") -> Head:
         scale=random.uniform(1, 2, shape[-1]).astype(np.float32),
         layers=untrained([inputs, 5, 3], seed=7),
         facts={"seed": 7},
+        images=Images(max_pixels=5000),
     )
 
 
@@ -66,7 +68,7 @@ def test_it_comes_back_as_it_was_and_equal_heads_are_equal_bytes(tmp_path: Path)
     again = Head.load(tmp_path / "a.npz")
     features = np.random.default_rng(2).normal(size=(6, 3, 3, 4)).astype(np.float32)
     np.testing.assert_array_equal(again.probabilities(features), head.probabilities(features))
-    names = ("kind", "classes", "spec", "fingerprint", "pool", "facts", "output", "shape")
+    names = ("kind", "classes", "spec", "fingerprint", "pool", "facts", "images", "output", "shape")
     assert [getattr(again, name) for name in names] == [getattr(head, name) for name in names]
 
 

@@ -15,7 +15,7 @@ from streamer.errors import StreamerError
 from streamer.images.globs import KeyMatcher
 from streamer.records import ImageRef, Rejected
 
-__all__ = ["IMAGE_SUFFIXES", "FolderSource", "SourceUnavailableError"]
+__all__ = ["IMAGE_SUFFIXES", "FolderSource", "SourceUnavailableError", "describe_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class FolderSource:
                 elif opened is not None:
                     stack.append(opened)
             else:
-                yield _listed(key, path)
+                yield describe_file(key, path)
         if self._check(root) != identity:
             raise SourceUnavailableError(
                 f"{root}: another folder took its place while it was being listed (was a disk unmounted or mounted?). "
@@ -211,7 +211,7 @@ def _open_folder(path: str, key: str, seen: _Seen, identity: tuple[int, int], ex
     return level
 
 
-def _listed(key: str, path: str) -> ImageRef | Rejected:
+def describe_file(key: str, path: str) -> ImageRef | Rejected:
     """Describe one file, or say why it can be none of the images."""
     try:
         status = os.stat(path)  # noqa: PTH116

@@ -7,25 +7,25 @@ Feature Learning"; the layout is that of the data set's own readers.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import StreamerError
-from streamer.images.sources import SourceUnavailableError
+from streamer.images.opened import OpenedImage, UnreadableImageError, file_errors, open_regular
+from streamer.images.sources.folder import SourceUnavailableError
 from streamer.records import ImageRef, Rejected
 
-__all__ = ["IMAGE_BYTES", "SIDE", "Stl10Source", "member_bytes", "member_of", "member_pixels"]
+__all__ = ["IMAGE_BYTES", "SIDE", "Stl10Source", "open_stl10_member", "rows_of"]
 
 SIDE = 96
 """Height and width of every image, pixels."""
 IMAGE_BYTES = 3 * SIDE * SIDE
-
-_MEMBER = re.compile(r"(?P<file>.+\.bin)#(?P<number>\d{1,9})", re.DOTALL)
 
 
 class Stl10Source:
@@ -108,30 +108,28 @@ class Stl10Source:
         return labels, dict(enumerate(named, start=1))
 
 
-def member_of(path: str) -> tuple[str, int] | None:
-    """File and number of the image that such a path stands for; None where it is a path like any other."""
-    found = _MEMBER.fullmatch(path)
-    if found is None or os.path.lexists(path):
-        return None
-    return found["file"], int(found["number"])
+@contextlib.contextmanager
+def open_stl10_member(path: str, member: str) -> Iterator[OpenedImage]:
+    """Open an image of a file in STL-10's format.
 
-
-def member_bytes(file: str, number: int) -> bytes:
-    """Read the bytes of one image, through a memory map of just these.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it holds no such image.
+    Parameters
+    ----------
+    path : str
+        Of the file.
+    member : str
+        ``NUMBER``, as `Stl10Source` lists it.
     """
-    held = os.stat(file).st_size // IMAGE_BYTES  # noqa: PTH116
-    if number >= held:
-        raise ValueError(f"there is no image {number}: the file holds {held}")
-    return np.memmap(file, np.uint8, "r", number * IMAGE_BYTES, (IMAGE_BYTES,)).tobytes()
+    with open_regular(path) as (file, state, is_unchanged):
+        number, held = int(member), state.st_size // IMAGE_BYTES
+        if number >= held:
+            raise UnreadableImageError(f"there is no image {number}: the file holds {held}", lasting=False)
+        with file_errors():
+            file.seek(number * IMAGE_BYTES)
+            data = file.read(IMAGE_BYTES)
+        yield OpenedImage(BytesIO(data), IMAGE_BYTES, is_unchanged, (SIDE, SIDE), rows_of)
 
 
-def member_pixels(data: bytes) -> NDArray[np.uint8]:
-    """Pixels of an image's bytes: shape (96, 96, 3), uint8, RGB, 0-255."""
-    return np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(3, SIDE, SIDE).transpose(2, 1, 0))
+def rows_of(data: bytes) -> bytes:
+    """The bytes of an image, row after row from the top, the three of each pixel together."""
+    planes: NDArray[np.uint8] = np.frombuffer(data, np.uint8).reshape(3, SIDE, SIDE)
+    return bytes(np.ascontiguousarray(planes.transpose(2, 1, 0)).data)

@@ -16,7 +16,8 @@ from streamer.images import SourceUnavailableError, Stl10Source
 from streamer.images.canvas import thumbnail
 from streamer.images.decode import decode_stream
 from streamer.images.pixels import DecodeLimits
-from streamer.images.stl10 import IMAGE_BYTES, member_of
+from streamer.images.places import member_of
+from streamer.images.sources.stl10 import IMAGE_BYTES
 from streamer.records import Decoded, ImageRef, Known, Rejected
 
 LIMITS = DecodeLimits(10**7, 10**8, 10**8)
@@ -93,7 +94,7 @@ def test_a_file_whose_name_looks_like_an_image_of_another_is_read_as_a_file(tmp_
     path = write(tmp_path, images(3))
     twin = tmp_path / "unlabeled_X.bin#1"
     Image.new("RGB", (8, 8), "red").save(twin, "PNG")
-    assert member_of(str(twin)) is None and member_of(f"{path}#2") == (str(path), 2)
+    assert member_of(str(twin)) is None and member_of(f"{path}#2") == (str(path), "2")
     (decoded,) = decode_stream(
         [ImageRef("a", str(twin), 1, 1, "")], size=(8, 8), threads=1, lookahead_images=1, limits=LIMITS
     )

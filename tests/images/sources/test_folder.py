@@ -119,7 +119,7 @@ def test_links_are_followed_but_nothing_is_listed_twice(
     (outside / "back").symlink_to(tmp_path)  # a loop by way of the outside
     (outside / "parent").symlink_to(tmp_path.parent)  # leads to the source from above
     (tmp_path / "file.jpg").symlink_to(outside / "b.jpg")
-    with caplog.at_level(logging.DEBUG, "streamer.images.sources"):
+    with caplog.at_level(logging.DEBUG, "streamer.images.sources.folder"):
         got = keys(tmp_path, ("out1/parent/outside*/**",))
     assert [key for key in got if "parent" not in key] == ["file.jpg", "out1/b.jpg", "out1/sub/c.jpg", "real/a.jpg"]
     assert not any(key.endswith("real/a.jpg") for key in got if "parent" in key)
