@@ -22,8 +22,8 @@ from streamer.store import FeatureSpec
 
 __all__ = ["HEAD_FORMAT", "Dense", "Head", "untrained"]
 
-HEAD_FORMAT = 1
-"""Version of a head's file. A file of a higher format is refused."""
+HEAD_FORMAT = 2
+"""Version of a head's file. A file of a higher format is refused; heads with a skip came with 2."""
 
 _MADE_BY = "make it with 'streamer train STORE'"
 _DAMAGES = (
@@ -57,7 +57,7 @@ class Head:
     """A classifier of the features of one output.
 
     Features are standardised channel by channel, averaged over their map or flattened, and go through the layers, with
-    ReLU between them and softmax after the last.
+    ReLU between them and softmax after the last. Where there is a skip, the features also go straight to the classes.
 
     Attributes
     ----------
@@ -77,6 +77,8 @@ class Head:
     facts : mapping
         How it was trained and what was measured. Nothing that differs from run to run: the same training gives the same
         bytes.
+    skip : ndarray of shape (inputs, classes), float32, optional
+        A linear model's kernel beside the layers: its products are added to what the last layer gives.
     """
 
     kind: str
@@ -88,6 +90,7 @@ class Head:
     scale: NDArray[np.float32]
     layers: tuple[Dense, ...]
     facts: Mapping[str, Any]
+    skip: NDArray[np.float32] | None = None
 
     @property
     def output(self) -> str:
@@ -132,10 +135,14 @@ class Head:
 
     def classified(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities, shape (b, classes), of what `prepared` gave."""
+        hidden = rows
         for layer in self.layers[:-1]:
-            rows = layer(rows)
-            np.maximum(rows, 0, out=rows)
-        return _softmax(self.layers[-1](rows))
+            hidden = layer(hidden)
+            np.maximum(hidden, 0, out=hidden)
+        logits = self.layers[-1](hidden)
+        if self.skip is not None:
+            logits += rows @ self.skip
+        return _softmax(logits)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file, atomically. Equal heads give equal bytes."""
@@ -152,6 +159,8 @@ class Head:
         arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), "mean": self.mean, "scale": self.scale}
         for number, layer in enumerate(self.layers):
             arrays |= {f"kernel_{number}": layer.kernel, f"bias_{number}": layer.bias}
+        if self.skip is not None:
+            arrays["skip"] = self.skip
         with published(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name, array in arrays.items():
                 # A ZipInfo made by hand bears the same date each time: 1980.
@@ -188,6 +197,7 @@ class Head:
                     scale=data["scale"],
                     layers=tuple(Dense(data[f"kernel_{n}"], data[f"bias_{n}"]) for n in range(about["layers"])),
                     facts=about["facts"],
+                    skip=data.get("skip"),
                 )
         except FileNotFoundError:
             raise StreamerError(f"{path}: no head here; {_MADE_BY}") from None
@@ -214,6 +224,8 @@ class Head:
             "mean": (self.mean, (channels,)),
             "scale": (self.scale, (channels,)),
         }
+        if self.skip is not None:
+            wanted["skip"] = (self.skip, (width, len(self.classes)))
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
             units = len(self.classes) if last else layer.kernel.shape[-1]
