@@ -18,7 +18,14 @@ from streamer.config import Search
 from streamer.errors import IndexMissingError
 from streamer.index import Generation, IvfIndex, Metric, TopOfBlock, current_generation, published_number
 from streamer.residency import MAPS
-from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact, newer_candidates
+from streamer.retrieval import (
+    Neighbour,
+    ReducedIndex,
+    nearest_among,
+    nearest_approximate,
+    nearest_exact,
+    newer_candidates,
+)
 from streamer.store import ShardMissingError, Store
 
 __all__ = ["Neighbours"]
@@ -42,6 +49,8 @@ class Neighbours:
     products : callable, optional
         Gives what does the products of a scan in the place of numpy, see `streamer.index.TopOfBlock`, or None. Called
         for scans that are worth a GPU, and for no others.
+    budget_bytes : int, optional
+        The memory budget; by default, that of the last run over the store.
 
     Attributes
     ----------
@@ -60,8 +69,14 @@ class Neighbours:
         If there is no readable store.
     """
 
-    def __init__(self, path: str | os.PathLike[str], products: Callable[[], TopOfBlock | None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        products: Callable[[], TopOfBlock | None] = lambda: None,
+        budget_bytes: int | None = None,
+    ) -> None:
         self.store = Store(path)
+        self._budget_bytes = budget_bytes
         self.products = products
         self.generation: Generation | None = None
         self.damage: IndexMissingError | None = None
@@ -99,8 +114,8 @@ class Neighbours:
 
     @property
     def budget_bytes(self) -> int:
-        """The memory budget that the last run over the store was given."""
-        return int(self.settings.get("extract", {}).get("budget_bytes", 2**30))
+        """The memory budget in force."""
+        return self._budget_bytes or int(self.settings.get("extract", {}).get("budget_bytes", 2**30))
 
     def scans(self, exact: bool = False, metric: Metric | None = None) -> bool:
         """Whether such a question is answered by a look at every row, not by way of an index.
@@ -143,6 +158,7 @@ class Neighbours:
         exact: bool = False,
         metric: Metric | None = None,
         rerank: bool | None = None,
+        among: NDArray[np.int64] | None = None,
     ) -> list[list[Neighbour]]:
         """Find the images whose features are nearest to each query's.
 
@@ -160,6 +176,8 @@ class Neighbours:
             ``l2`` ranks by Euclidean distance, every image: an index knows angles only.
         rerank : bool, optional
             Rank by the full-precision features; otherwise by the reduced vectors of the index.
+        among : ndarray of shape (m,), int64, optional
+            Ids of the images to rank, each of them and no others, by the metric and at full precision.
 
         Returns
         -------
@@ -176,11 +194,12 @@ class Neighbours:
         self._follow()
         k = self._at_most_all(k or self.defaults.k)
         candidates = self._at_most_all(candidates or self.defaults.candidates)
-        scan = self.scans(exact, metric)
-        index = None if scan else self._open_index()
+        index = None if among is not None or self.scans(exact, metric) else self._open_index()
         for attempt in range(_TRIES):
             try:
                 with self.store.catalog.snapshot():  # a run may commit in the middle
+                    if among is not None:
+                        return nearest_among(self.store, queries, k, among, metric or self.defaults.metric)
                     if index is None:
                         top = self.products() if len(self.store) * queries.size >= _WORTH_A_GPU else None
                         return nearest_exact(self.store, queries, k, metric or self.defaults.metric, top=top)

@@ -24,14 +24,16 @@ from streamer.records import Hit
 from streamer.retrieval import to_hits
 from streamer.store import Store
 
-__all__ = ["QueryResult", "Searcher", "open_neighbours"]
+__all__ = ["QueryResult", "Searcher", "open_neighbours", "query_network"]
 
 # Images that are read before their neighbours are looked for.
 _TOGETHER = 64
 _SCANNED_TOGETHER = 1024
 
 
-def open_neighbours(path: str | os.PathLike[str], device: str | None = None) -> Neighbours:
+def open_neighbours(
+    path: str | os.PathLike[str], device: str | None = None, budget_bytes: int | None = None
+) -> Neighbours:
     """Open a store for questions by features; scans run on a GPU where one is to be used and they are worth it.
 
     A GPU that was configured and is not there is missed by the first scan that is worth it; see `products_on`.
@@ -42,13 +44,44 @@ def open_neighbours(path: str | os.PathLike[str], device: str | None = None) -> 
         The store's folder.
     device : {"auto", "cpu", "gpu"}, optional
         By default, as the last run over the store was configured.
+    budget_bytes : int, optional
+        Memory budget; by default, that of the last run over the store.
     """
-    neighbours = Neighbours(path)
+    neighbours = Neighbours(path, budget_bytes=budget_bytes)
     settings = neighbours.settings.get("extract", {})
     neighbours.products = cache(
         partial(products_on, device or settings.get("device", "auto"), settings.get("gpu_fraction"))
     )
     return neighbours
+
+
+def query_network(store: Store) -> Network:
+    """The network that turns photos into features as a store holds them.
+
+    Raises
+    ------
+    ConfigError
+        If the features were imported.
+    FingerprintMismatchError
+        If the network, its weights or the decoding are no longer what they were.
+    WeightsError
+        If the weights are missing or damaged.
+    """
+    if store.spec.imported:
+        raise ConfigError(
+            f"{store.path}: holds features that were imported ({store.spec.indexed}), and a photo cannot be turned "
+            "into such features here. What works: 'streamer search STORE --knn OUT.h5' (the neighbours of every image "
+            "in it, or with OTHER of those in another such store), 'streamer duplicates', 'streamer clusters', and "
+            "Searcher.nearest() of the Python library with features of your own"
+        )
+    network = Network.of_store(store.spec)
+    differences = network.spec().differences(store.spec.of_queries())
+    if differences:
+        raise FingerprintMismatchError(
+            f"{store.path}: queries would get other features than the store holds: {'; '.join(differences)}. Bring "
+            "back what the store was made with, or extract into a new store"
+        )
+    return network
 
 
 @dataclass(frozen=True)
@@ -267,29 +300,16 @@ class Searcher:
                 yield int(each.ref.key), None, each.reason
 
     def _network(self, together: int) -> Extractor:
-        if self.store.spec.imported:
-            raise ConfigError(
-                f"{self.store.path}: holds features that were imported ({self.store.spec.indexed}), and a photo cannot "
-                "be turned into such features here. What works: 'streamer search STORE --knn OUT.h5' (the neighbours "
-                "of every image in it, or with OTHER of those in another such store), 'streamer duplicates', 'streamer "
-                "clusters', and Searcher.nearest() of the Python library with features of your own"
-            )
         if self._extractor is not None and together > self._together:  # it was opened for a single image
             self._extractor.close()
             self._extractor = None
         if self._extractor is None:
             self._together = together
+            network = query_network(self.store)
             if self._extract_settings is None:
                 raise IndexMissingError(f"{self.store.path}: holds no features yet; run 'streamer run CONFIG'")
             settings = self._extract_settings
             if self._device is not None:
                 settings = ExtractSettings(**{**vars(settings), "device": self._device})
-            network = Network.of_store(self.store.spec)
-            differences = network.spec().differences(self.store.spec.of_queries())
-            if differences:
-                raise FingerprintMismatchError(
-                    f"{self.store.path}: queries would get other features than the store holds: "
-                    f"{'; '.join(differences)}. Bring back what the store was made with, or extract into a new store"
-                )
             self._extractor = Extractor(network, settings, max_batch=together)
         return self._extractor

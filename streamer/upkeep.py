@@ -24,8 +24,10 @@ from streamer.store import (
     publish_view,
     recorded,
     remake_catalog,
+    remove_damaged_thumbnails,
     shard_faults,
     sweep,
+    thumbnail_faults,
     view_fault,
     writing,
 )
@@ -119,7 +121,7 @@ def _find(path: Path, report: CheckReport, progress: Progress) -> None:
         fingerprint = catalog.spec.fingerprint
         report.faults += shard_faults(path, catalog, lambda done, total: progress("check", done, total))
         view = view_fault(path, catalog)
-    for place, what in index_faults(path / "index", fingerprint):
+    for place, what in (*index_faults(path / "index", fingerprint), *thumbnail_faults(path / "thumbnails")):
         report.faults.append(Fault(place.relative_to(path).as_posix(), what))
     if view is not None:
         report.faults.append(view)
@@ -149,6 +151,7 @@ def _repair(path: Path, report: CheckReport) -> None:
                 (path / "features.h5").unlink()
             publish_view(path, catalog)
             sweep(features, catalog)
+            remove_damaged_thumbnails(path / "thumbnails")
 
 
 def compact(

@@ -10,7 +10,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from streamer.errors import IndexMissingError
-from streamer.reduction import Reducer, block_sizes, fit, unit_rows, usable_components
+from streamer.reduction import Reducer, block_sizes, fit, fit_plane, unit_rows, usable_components
 
 
 def rows_of(count: int, length: int, rank: int = 6, seed: int = 0) -> np.ndarray:
@@ -111,3 +111,24 @@ def test_a_damaged_reducer_is_named(tmp_path: Path, damage: str) -> None:
         np.savez(path, mean=np.zeros(3))
     with pytest.raises(IndexMissingError, match=r"reducer\.npz: the reducer is damaged"):
         Reducer.load(path)
+
+
+@pytest.mark.parametrize("n_features", [2, 40])
+def test_the_plane_is_that_of_the_first_two_axes(n_features: int) -> None:
+    random = np.random.default_rng(3)
+    scales = np.geomspace(3, 0.05, n_features)
+    rows = (random.normal(size=(500, n_features)) * scales + 1).astype(np.float32)
+    plane = fit_plane(lambda: (rows[start : start + 64] for start in range(0, 500, 64)), n_features)
+    unit = unit_rows(rows).astype(np.float64)
+    _, _, axes = np.linalg.svd(unit - unit.mean(axis=0), full_matrices=False)
+    expected = (unit - unit.mean(axis=0)) @ axes[:2].T
+    placed = plane.project(rows)
+    for axis in (0, 1):
+        assert abs(np.corrcoef(placed[:, axis], expected[:, axis])[0, 1]) > 0.9999
+
+
+def test_a_plane_of_one_direction_or_none_is_flat() -> None:
+    same = np.ones((5, 3), np.float32)
+    assert not fit_plane(lambda: [same], 3).project(same).any()
+    line = np.array([[1.0], [-2.0]], np.float32)
+    assert not fit_plane(lambda: [line], 1).project(line)[:, 1].any()

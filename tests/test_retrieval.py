@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from streamer.calibration import calibrate, recall_of
-from streamer.index import annoy_installed
+from streamer.index import Metric, annoy_installed
 from streamer.indexing import IndexBuilder, IndexSettings
-from streamer.retrieval import Neighbour, ReducedIndex, nearest_approximate, nearest_exact
+from streamer.retrieval import Neighbour, ReducedIndex, nearest_among, nearest_approximate, nearest_exact
 from streamer.store import Entry, Store, StoreWriter
 from streamer.upkeep import compact
 from tests.conftest import feature_batch
@@ -203,3 +203,17 @@ def test_calibration_does_not_stop_where_looking_further_hides_what_an_effort_br
         builder = IndexBuilder(store, settings, 2**30, lambda *_: None, lambda: False)
         builder.reduce()
         assert (builder.build().manifest.recall_at_10 or 0) > 0.98
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_among_some_images_each_is_ranked(store: Store, metric: Metric) -> None:
+    ids = np.array([4, 9, 501, 77, 300, 10_000])  # 4 and 501 are alike, and no image has the last
+    queries = clustered()[[3, 200]]
+    found = nearest_among(store, queries, 4, ids, metric)
+    expected = nearest_exact(store, queries, 4, metric, among=ids)
+    for one, other in zip(found, expected, strict=True):
+        assert [each.entry for each in one] == [each.entry for each in other]
+        np.testing.assert_allclose([each.score for each in one], [each.score for each in other], atol=1e-6)
+        assert [each.distance is None for each in one] == [metric == "cosine"] * 4
+    assert [each.entry.id for each in found[0][:2]] == [4, 501]
+    assert nearest_among(store, queries, 4, np.empty(0, np.int64), metric) == [[], []]

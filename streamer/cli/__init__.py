@@ -13,6 +13,7 @@ import click
 
 from streamer import __version__
 from streamer.cli import ask, build, exchange, group, learn, look
+from streamer.cli.serve import serve
 from streamer.errors import ExitCode, StreamerError
 
 __all__ = ["main"]
@@ -72,6 +73,7 @@ for each in (
     *(exchange.push, exchange.pull),
     *(look.info, look.failures, look.check, look.compact),
     *(look.models, look.weights),
+    serve,
     build.demo,
 ):
     cli.add_command(each)

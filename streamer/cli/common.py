@@ -30,8 +30,8 @@ __all__ = [
     "stopping",
 ]
 
-Outcome = tuple[dict[str, Any], str, int]
-"""What a command gives back: the JSON object, the same for people, the exit code."""
+Outcome = tuple[dict[str, Any] | None, str, int]
+"""What a command gives back: the JSON object, None where it is printed already; the same for people; the exit code."""
 
 _IN_MEMORY = 8 * 2**20
 
@@ -114,9 +114,9 @@ def command(function: Callable[..., Outcome]) -> Callable[..., int]:
             logging.getLogger(noisy).setLevel(logging.WARNING)
         click.get_current_context().meta["streamer.json"] = as_json
         data, text, code = function(*args, **options)
-        if as_json:
+        if as_json and data is not None:
             _print_json(data)
-        elif text:
+        elif text and not as_json:
             click.echo(text)
         return code
 

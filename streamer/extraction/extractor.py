@@ -68,7 +68,7 @@ class Extractor:
     max_batch : int, optional
         Upper bound on the batch, for those who will extract only a few.
     held_bytes : int
-        What is held beside the extraction: while features are written, and while images are fetched.
+        What is held beside the extraction: while features are written, while images are fetched, or by a server.
     remote : RemoteLimits, optional
         Fetch ahead the images that are not on this machine; without it, each is fetched when it is its turn.
 

@@ -34,7 +34,7 @@ from streamer.images.gate import ByteGate, GateClosedError
 from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.records import Decoded, ImageRef, Known, Rejected, bare
 
-__all__ = ["WORKER_BYTES", "DecodeProcesses"]
+__all__ = ["WORKER_BYTES", "DecodeProcesses", "DecodeTimeoutError"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +46,10 @@ _START = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from streamer
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL")
 _WINDOWS_CRASH = 0xC0000000  # NTSTATUS of an unhandled exception; who ends a process gives smaller numbers
 _numbers = itertools.count()
+
+
+class DecodeTimeoutError(Exception):
+    """A file took longer to decode than it may. Its worker was ended."""
 
 
 class DecodeProcesses:
@@ -60,10 +64,21 @@ class DecodeProcesses:
     limits : DecodeLimits
     gate : ByteGate
         Held while a worker has file and buffers in memory. Its capacity is ``limits.memory_bytes``.
+    timeout_seconds : float, optional
+        What a file may take. Files that are given one come from strangers: none is ever decoded in this process, and
+        workers that they end are replaced however many there were.
     """
 
-    def __init__(self, processes: int, size: tuple[int, int], limits: DecodeLimits, gate: ByteGate) -> None:
+    def __init__(
+        self,
+        processes: int,
+        size: tuple[int, int],
+        limits: DecodeLimits,
+        gate: ByteGate,
+        timeout_seconds: float | None = None,
+    ) -> None:
         self._size = size
+        self._timeout_seconds = timeout_seconds
         self._limits = limits
         self._gate = gate
         # Most pictures need less than an even share: then a worker is asked once and all can work at the same time.
@@ -77,6 +92,12 @@ class DecodeProcesses:
         for _ in range(processes):
             self._idle.put(None)
 
+    def start(self) -> None:
+        """Start all workers now, so that no file has to wait for one; before the first file."""
+        workers = [self._idle.get() or self._started() for _ in range(self._idle.qsize())]
+        for worker in workers:
+            self._idle.put(worker)
+
     def decode(self, ref: ImageRef) -> Decoded | Known | Rejected:
         """Turn one file into pixels, as `decode_file` does.
 
@@ -85,6 +106,8 @@ class DecodeProcesses:
 
         Raises
         ------
+        DecodeTimeoutError
+            It took longer than it may.
         GateClosedError
             The pool or its gate was closed.
         """
@@ -92,6 +115,8 @@ class DecodeProcesses:
         try:
             worker = worker or self._started()
             if worker is None:
+                if self._timeout_seconds is not None:
+                    return Rejected(bare(ref), "no process could be started to decode it", lasting=False)
                 return decode_file(ref, self._size, self._limits, self._gate)
             try:
                 return self._ask(worker, ref)
@@ -115,12 +140,12 @@ class DecodeProcesses:
     def _ask(self, worker: _Worker, ref: ImageRef) -> Decoded | Known | Rejected:
         """Have a file decoded while its bytes are held: an even share first, then what it turns out to take."""
         with self._gate.holding(self._share_bytes):
-            answer = worker.ask((ref, self._share_bytes))
+            answer = worker.ask((ref, self._share_bytes), self._timeout_seconds)
             if not isinstance(answer, NeedsMore):
                 return self._result(worker, ref, answer)
         with self._gate.holding(answer):
             # The file may have been replaced by a larger one in between.
-            again = worker.ask((ref, int(answer)))
+            again = worker.ask((ref, int(answer)), self._timeout_seconds)
             if not isinstance(again, NeedsMore):
                 return self._result(worker, ref, again)
         return Rejected(bare(ref), "the file changed while it was read", lasting=False)
@@ -138,9 +163,10 @@ class DecodeProcesses:
         with self._lock:
             if self._closed:
                 raise GateClosedError
-            if not self._starts_left:
-                return None
-            self._starts_left -= 1
+            if self._timeout_seconds is None:
+                if not self._starts_left:
+                    return None
+                self._starts_left -= 1
             try:
                 worker = _Worker((self._size, self._limits))
             except OSError as error:
@@ -156,10 +182,15 @@ class DecodeProcesses:
                 raise GateClosedError
             self._workers.discard(worker)
         code = worker.exit_code()
+        if worker.timed_out:
+            raise DecodeTimeoutError
         crash = _crash(code)
         if crash:
             _LOG.warning("%s: decoding it crashed a process (%s)", ref.path, crash)
             return Rejected(bare(ref), f"decoding it crashed the process ({crash})")
+        if self._timeout_seconds is not None:
+            _LOG.warning("a decoding process ended (exit code %d), out of memory perhaps", code)
+            return Rejected(bare(ref), "the process that decoded it ended, out of memory perhaps", lasting=False)
         _LOG.warning("a decoding process ended (exit code %d), out of memory perhaps; %s is read again", code, ref.path)
         return decode_file(ref, self._size, self._limits, self._gate)
 
@@ -172,6 +203,7 @@ class _Worker:
     """One worker process and the pixels it shares with us. One thread at a time."""
 
     def __init__(self, setup: Setup) -> None:
+        self.timed_out = False
         with _shared_memory(setup[0][0] * setup[0][1] * 3) as memory:
             self.pixels: NDArray[np.uint8] = map_pixels(memory, setup[0])
             arguments = [sys.executable, "-c", f"{_START}; main(sys.argv[1])", memory, json.dumps(sys.path)]
@@ -196,8 +228,8 @@ class _Worker:
                 )
         self._unsent = pickle.dumps(setup)
 
-    def ask(self, request: Request) -> Answer:
-        """Send a request and wait for its answer.
+    def ask(self, request: Request, timeout_seconds: float | None = None) -> Answer:
+        """Send a request and wait for its answer; when it takes longer than it may, the process is ended.
 
         Raises
         ------
@@ -206,6 +238,10 @@ class _Worker:
         """
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None and answers is not None
+        alarm = threading.Timer(timeout_seconds, self._time_out) if timeout_seconds is not None else None
+        if alarm is not None:
+            alarm.daemon = True
+            alarm.start()
         try:
             requests.write(self._unsent + pickle.dumps(request))
             requests.flush()
@@ -213,7 +249,14 @@ class _Worker:
             answer: Answer = pickle.load(answers)  # noqa: S301 - from our own worker
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             raise _WorkerDiedError from error
+        finally:
+            if alarm is not None:
+                alarm.cancel()
         return answer
+
+    def _time_out(self) -> None:
+        self.timed_out = True
+        self.kill()
 
     def kill(self) -> None:
         """End the process at once: it holds nothing that could be lost."""

@@ -2,5 +2,17 @@
 
 from streamer.reduction.kmeans import fit_centroids
 from streamer.reduction.pca import Reducer, block_sizes, fit, fit_bytes, unit_rows, usable_components
+from streamer.reduction.plane import Plane, fit_plane, plane_of
 
-__all__ = ["Reducer", "block_sizes", "fit", "fit_bytes", "fit_centroids", "unit_rows", "usable_components"]
+__all__ = [
+    "Plane",
+    "Reducer",
+    "block_sizes",
+    "fit",
+    "fit_bytes",
+    "fit_centroids",
+    "fit_plane",
+    "plane_of",
+    "unit_rows",
+    "usable_components",
+]

@@ -1,6 +1,7 @@
 """The feature store: sealed HDF5 shards and the SQLite catalog that says which of them are real."""
 
 from streamer.store.catalog import Catalog, Entry, Failure, LastRun
+from streamer.store.catalog_photos import CatalogPhotos, Photo
 from streamer.store.catalog_writer import CatalogWriter
 from streamer.store.changes import Changes, find_changes
 from streamer.store.check import Fault, catalog_faults, drop_shards, remake_catalog, shard_faults, view_fault
@@ -20,12 +21,14 @@ from streamer.store.snapshot import catalog_snapshot, replace_catalog
 from streamer.store.spec import FORMAT, FeatureSpec
 from streamer.store.split import SIDES, Split
 from streamer.store.store import Store
+from streamer.store.thumbnails import ThumbnailCache, remove_damaged_thumbnails, thumbnail_faults
 from streamer.store.writer import StoreWriter, publish_view, sweep, writing
 
 __all__ = [
     "FORMAT",
     "SIDES",
     "Catalog",
+    "CatalogPhotos",
     "CatalogWriter",
     "Changes",
     "Compaction",
@@ -37,12 +40,14 @@ __all__ = [
     "FeatureSpec",
     "ForeignFile",
     "LastRun",
+    "Photo",
     "RunRecord",
     "ShardMissingError",
     "Split",
     "Store",
     "StoreLock",
     "StoreWriter",
+    "ThumbnailCache",
     "catalog_faults",
     "catalog_snapshot",
     "compact_shards",
@@ -56,9 +61,11 @@ __all__ = [
     "shard_path",
     "sorted_by_key",
     "remake_catalog",
+    "remove_damaged_thumbnails",
     "require_compression",
     "shard_faults",
     "sweep",
+    "thumbnail_faults",
     "view_fault",
     "writing",
     "writing_bytes",

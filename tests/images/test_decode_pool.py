@@ -20,7 +20,7 @@ import pytest
 
 from streamer.images import FolderSource, feeding
 from streamer.images.decode import decode_stream
-from streamer.images.decode_pool import DecodeProcesses
+from streamer.images.decode_pool import DecodeProcesses, DecodeTimeoutError
 from streamer.images.gate import ByteGate, GateClosedError
 from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.records import Decoded, ImageRef, Rejected
@@ -330,3 +330,19 @@ def test_a_worker_imports_no_more_than_decoding_needs() -> None:
     assert "PIL.Image" in modules
     heavy = {"tensorflow", "keras", "h5py", "sklearn", "ncnn", "pydantic", "click", "multiprocessing"}
     assert heavy.isdisjoint(modules)
+
+
+def test_a_file_that_takes_too_long_is_given_up_however_often(refs: list[ImageRef]) -> None:
+    with contextlib.closing(DecodeProcesses(1, SIZE, LIMITS, ByteGate(LIMITS.memory_bytes), 1e-6)) as pool:
+        for _ in range(6):  # more workers than would be replaced of those that the system ends
+            with pytest.raises(DecodeTimeoutError):
+                pool.decode(refs[0])
+        pool._timeout_seconds = 60
+        pool.start()
+        assert_same([pool.decode(refs[1])], on_threads(refs[1:2]))
+        (worker,) = workers()
+        worker.kill()
+        worker.wait(10)
+        refused = pool.decode(refs[2])  # and not decoded in this process
+        assert isinstance(refused, Rejected) and not refused.lasting
+        assert_same([pool.decode(refs[2])], on_threads(refs[2:3]))
