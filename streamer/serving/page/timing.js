@@ -1,0 +1,45 @@
+/** How long the two ways of searching took for the same question, and whether they agree. */
+
+import { byId, element } from "./dom.js";
+
+let question = null;
+let answers = {};
+
+/** Note an answer to a question and show it beside that of the other way, where that was asked too. */
+export function noteTiming(asked, answer) {
+  if (asked !== question) answers = {};
+  question = asked;
+  answers[answer.exact ? "exact" : "approximate"] = answer;
+  draw(answer.index);
+}
+
+/** Forget: there is no search on the page. */
+export function clearTiming() {
+  question = null;
+  answers = {};
+  byId("timing").replaceChildren();
+}
+
+function draw(index) {
+  const { exact, approximate } = answers;
+  const longest = Math.max(...[exact, approximate].map((answer) => answer?.timing_ms.search ?? 0));
+  const rows = [row("Exact", exact, longest)];
+  if (index !== "exact") rows.unshift(row(`Approximate (${index})`, approximate, longest));
+  if (exact && approximate) {
+    rows.push(element("div", { class: "agreement" }, element("dt", {}, "The same photos"), element("dd", {}, agreement())));
+  }
+  byId("timing").replaceChildren(...rows);
+}
+
+function row(name, answer, longest) {
+  const time = answer ? `${answer.timing_ms.search.toFixed(1)} ms` : "not asked";
+  const line = element("div", { "data-way": name.split(" ")[0].toLowerCase() }, element("dt", {}, name), element("dd", {}, time));
+  line.style.setProperty("--share", answer ? answer.timing_ms.search / Math.max(longest, 1e-9) : 0);
+  return line;
+}
+
+function agreement() {
+  const found = new Set(answers.approximate.hits.map(({ id }) => id));
+  const same = answers.exact.hits.filter(({ id }) => found.has(id)).length;
+  return `${same} of ${answers.exact.hits.length}`;
+}
