@@ -48,7 +48,7 @@ async function show(route) {
   byId("threshold-value").textContent = threshold.toFixed(3);
   say("Comparing the photos with each other…");
   byId("groups").setAttribute("aria-busy", "true");
-  if (!byId("groups").childElementCount) showGroups([{ images: [] }]);
+  if (!byId("groups").childElementCount) showWaiting();
   try {
     let answer = null;
     while (answer === null) answer = await getDuplicates({ threshold, limit: GROUPS }, signal);
@@ -68,18 +68,20 @@ async function show(route) {
 function showGroups(groups) {
   byId("groups").replaceChildren(
     ...groups.map(({ images }, place) => {
-      const heading = element("h2", { id: `group-${place}` }, photos(images.length));
       const list = element("ol", { class: "grid small", "aria-labelledby": `group-${place}` });
       const linkTo = ({ id }) => ({ id });
-      if (images.length) fillGrid(list, images, { linkTo, onOpen: (at) => openViewer(images, at, linkTo) });
-      else {
-        heading.textContent = "";
-        showBusy(list, 8);
-      }
+      fillGrid(list, images, { linkTo, onOpen: (at) => openViewer(images, at, linkTo) });
       moveByKeys(list);
-      return element("section", { class: "group" }, heading, list);
+      return element("section", { class: "group" }, element("h2", { id: `group-${place}` }, photos(images.length)), list);
     }),
   );
+}
+
+/** Boxes in the place of the first group. */
+function showWaiting() {
+  const list = element("ol", { class: "grid small" });
+  showBusy(list, 8);
+  byId("groups").replaceChildren(list);
 }
 
 function summary({ groups, complete }, threshold) {
