@@ -355,6 +355,20 @@ def test_all_is_done_by_the_keyboard_alone(visit: Open) -> None:
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "the focus is seen"
 
 
+def test_a_picture_is_taken_with_the_camera(visit: Open) -> None:
+    reader = visit("#seed=8", permissions=["camera"])
+    page = reader.page
+    page.get_by_role("button", name="Camera").click()
+    page.wait_for_selector("#camera-video")
+    page.wait_for_timeout(500)  # for a frame
+    with page.expect_request("**/api/search*") as sent:
+        page.get_by_role("button", name="Take the picture").click()
+    assert sent.value.header_value("content-type") == "image/jpeg"
+    page.wait_for_selector("#results .score")
+    assert page.locator("#camera-dialog").is_hidden() and page.inner_text("#query-title") == "your picture"
+    assert page.locator("#camera-video").evaluate("video => video.srcObject") is None, "the camera is let go of"
+
+
 def test_a_large_picture_is_made_smaller_and_that_is_said(visit: Open, library: Path) -> None:
     reader = visit()
     page = reader.page

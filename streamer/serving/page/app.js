@@ -8,7 +8,7 @@ import { offerOptions } from "./options.js";
 import { start } from "./route.js";
 import { clear, warn } from "./say.js";
 import { prepareSearch, renewLibrary, searchFrom, searchWith } from "./search.js";
-import { prepareViewer } from "./viewer.js";
+import { closeViewer, prepareViewer } from "./viewer.js";
 
 const views = {};
 let info;
@@ -33,7 +33,10 @@ async function main() {
 
 async function show(route, { scroll, moved }) {
   const mine = ++turn;
-  if (moved) clear();
+  if (moved) {
+    clear();
+    closeViewer();
+  }
   if (shown !== route.view) {
     views[shown]?.stop();
     shown = route.view;

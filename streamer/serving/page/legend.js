@@ -20,7 +20,8 @@ export class Legend {
     const rows = [];
     totals.forEach((total, number) => {
       const unlabelled = number === totals.length - 1;
-      if (total) rows.push(this.#row(unlabelled ? "no label" : names[number], total, unlabelled ? null : number, number, dark));
+      const name = unlabelled ? "no label" : names[number];
+      if (total && name !== undefined) rows.push(this.#row(name, total, unlabelled ? null : number, number, dark));
     });
     byId("legend").replaceChildren(
       element("h2", { id: "legend-title" }, "Labels"),

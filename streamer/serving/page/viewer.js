@@ -19,18 +19,19 @@ export function openViewer(list, at, link) {
   byId("viewer-title").focus();
 }
 
+/** Close it, where it is open: another view is asked for. */
+export const closeViewer = () => byId("viewer").close();
+
 /** Wire the dialog's buttons, keys and swipes; once. */
 export function prepareViewer() {
   const [dialog, stage, image] = [byId("viewer"), byId("viewer-stage"), byId("viewer-image")];
   byId("viewer-close").addEventListener("click", () => dialog.close());
-  byId("viewer-search").addEventListener("click", () => dialog.close());
   byId("viewer-back").addEventListener("click", () => show(place - 1));
   byId("viewer-forward").addEventListener("click", () => show(place + 1));
   dialog.addEventListener("close", () => {
     details.abort();
     image.removeAttribute("src");
   });
-  addEventListener("popstate", () => dialog.close());
   dialog.addEventListener("keydown", ({ key }) => {
     if (key === "ArrowLeft") show(place - 1);
     if (key === "ArrowRight") show(place + 1);
