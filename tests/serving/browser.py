@@ -26,7 +26,9 @@ ARGUMENTS = (
 
 def chromium() -> str | None:
     """The path of a Chromium on this machine."""
-    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    return next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
 
 
 def missing() -> str:
@@ -80,13 +82,13 @@ class Visit:
     def expect(self, selector: str) -> Any:
         """Wait, as assertions of playwright do, for what a part of the page is to be.
 
-        `page.wait_for_function` is no way to wait here: it needs eval, which the page's Content-Security-Policy forbids.
+        `page.wait_for_function` is no way to wait here: it needs eval, and the Content-Security-Policy forbids that.
         """
         from playwright.sync_api import expect
 
         return expect(self.page.locator(selector))
 
-    def keys(self) -> list[str]:
+    def photo_keys(self) -> list[str]:
         """The keys of the photos on the page, in their order, once all are there."""
         self.page.wait_for_selector("#results:not([aria-busy]) .card:not(.waiting)")
         links = self.page.locator("#results .frame").all()

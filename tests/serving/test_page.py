@@ -78,7 +78,10 @@ def address(library: Path) -> Iterator[str]:
 
 
 def _healthy(port: int) -> bool:
-    with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5) as answer:
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5) as answer,
+    ):
         return bool(answer.status == 200)
     return False
 
@@ -122,12 +125,12 @@ def texts(visit: Visit, selector: str) -> list[str]:
 
 def test_a_dropped_picture_finds_itself_first(visit: Open, library: Path) -> None:
     reader = visit()
-    assert len(reader.keys()) == 24
+    assert len(reader.photo_keys()) == 24
     reader.screenshot("start")
     reader.drop(library / "pictures" / "disk" / "disk_004.jpg")
     reader.expect("#query-title").to_have_text("disk_004.jpg")
     reader.page.wait_for_selector("#results .score")
-    keys = reader.keys()
+    keys = reader.photo_keys()
     assert keys[0] == "disk/disk_004.jpg" and len(keys) == len(set(keys)) == 20
     scores = [float(text) for text in texts(reader, "#results .score")]
     assert scores[0] > 0.999 > scores[1] and scores == sorted(scores, reverse=True)
@@ -138,13 +141,14 @@ def test_a_dropped_picture_finds_itself_first(visit: Open, library: Path) -> Non
 
 def test_a_pasted_picture_is_searched_with(visit: Open) -> None:
     reader = visit("#seed=1", permissions=["clipboard-read", "clipboard-write"])
-    wanted = reader.keys()[5]
+    wanted = reader.photo_keys()[5]
     source = reader.page.locator("#results img").nth(5).get_attribute("src")
     # The clipboard holds pixels, as after "copy image": a PNG of what was a JPEG.
     reader.page.evaluate(
         """async (source) => {
             const bitmap = await createImageBitmap(await (await fetch(source.replace("/thumb", ""))).blob());
-            const canvas = Object.assign(document.createElement("canvas"), {width: bitmap.width, height: bitmap.height});
+            const {width, height} = bitmap;
+            const canvas = Object.assign(document.createElement("canvas"), {width, height});
             canvas.getContext("2d").drawImage(bitmap, 0, 0);
             const blob = await new Promise((resolve) => canvas.toBlob(resolve));
             await navigator.clipboard.write([new ClipboardItem({"image/png": blob})]);
@@ -153,40 +157,40 @@ def test_a_pasted_picture_is_searched_with(visit: Open) -> None:
     )
     reader.page.keyboard.press("Control+V")
     reader.page.wait_for_selector("#results .score")
-    assert reader.keys()[0] == wanted
+    assert reader.photo_keys()[0] == wanted
 
 
 def test_a_result_is_searched_from_and_back_is_where_one_was(visit: Open, library: Path) -> None:
     reader = visit()
     reader.page.set_input_files("#file", library / "pictures" / "disk" / "disk_002.jpg")
     reader.page.wait_for_selector("#results .score")
-    first = reader.keys()
+    first = reader.photo_keys()
     last = reader.page.locator("#results .frame").last
     last.scroll_into_view_if_needed()
     scrolled = reader.page.evaluate("scrollY")
     last.click()
     reader.expect("#query-title").to_have_text(name_of(first[-1]))
-    second = reader.keys()
+    second = reader.photo_keys()
     assert first[-1] not in second, "a search from a photo leaves the photo out"
     assert re.search(r"#id=\d+$", reader.page.url) and reader.page.evaluate("scrollY") == 0
     assert reader.page.evaluate("document.activeElement.id") == "results-title"
     reader.page.go_back()
     reader.expect("#query-title").to_have_text("disk_002.jpg")
-    assert reader.keys() == first
+    assert reader.photo_keys() == first
     assert reader.page.evaluate("scrollY") == scrolled
     reader.page.go_forward()
     reader.expect("#query-title").to_have_text(name_of(first[-1]))
-    assert reader.keys() == second
+    assert reader.photo_keys() == second
 
 
 def test_photos_are_seen_in_full_by_keys(visit: Open) -> None:
     reader = visit("#seed=2")
-    page, keys = reader.page, reader.keys()
+    page, keys = reader.page, reader.photo_keys()
     page.locator("#results .card").nth(3).hover()
     page.locator("#results .full").nth(3).click()
     for key, then in zip(keys[3:5], ("ArrowRight", "ArrowLeft"), strict=True):
         reader.expect("#viewer-title").to_have_text(name_of(key))
-        reader.expect("#viewer-detail").to_contain_text("128 × 128 pixels")
+        reader.expect("#viewer-detail").to_contain_text(re.compile("128 . 128 pixels"))
         assert loaded(reader, "#viewer-image")
         page.keyboard.press(then)
     reader.screenshot("full")
@@ -206,32 +210,32 @@ def test_label_number_and_exactness_are_chosen(visit: Open, library: Path) -> No
     page.wait_for_selector("#results .score")
     page.select_option("#label", "ring")
     reader.expect("#results-title").to_contain_text("“ring”")
-    assert {label_of(key) for key in reader.keys()} == {"ring"} and len(reader.keys()) == PER_CLASS
+    assert {label_of(key) for key in reader.photo_keys()} == {"ring"} and len(reader.photo_keys()) == PER_CLASS
     page.select_option("#label", "")
     page.locator("#k").fill("7")
     reader.expect("#results .card").to_have_count(7)
     assert page.inner_text("#k-value") == "7"
-    approximate = reader.keys()
+    approximate = reader.photo_keys()
     assert page.locator("[data-way=exact] dd").inner_text() == "not asked"
     page.get_by_role("switch", name="Exact").check()
     page.wait_for_selector(".agreement")
     times = [page.locator(f"[data-way={way}] dd").inner_text() for way in ("approximate", "exact")]
     assert all(re.fullmatch(r"\d+\.\d ms", time) for time in times), times
-    same = len(set(approximate) & set(reader.keys()))
+    same = len(set(approximate) & set(reader.photo_keys()))
     assert page.locator(".agreement dd").inner_text() == f"{same} of 7"
     assert "k=7" in page.url and "exact=true" in page.url
 
 
 def test_another_handful_is_another_and_back_is_the_first(visit: Open) -> None:
     reader = visit()
-    first = reader.keys()
+    first = reader.photo_keys()
     reader.page.click("#handful")
     expect_first = reader.expect("#results .card:first-child .frame")
     expect_first.not_to_have_attribute("title", first[0])
-    assert reader.keys() != first
+    assert reader.photo_keys() != first
     reader.page.go_back()
     expect_first.to_have_attribute("title", first[0])
-    assert reader.keys() == first
+    assert reader.photo_keys() == first
 
 
 def test_near_duplicates_are_grouped(visit: Open) -> None:
@@ -239,7 +243,8 @@ def test_near_duplicates_are_grouped(visit: Open) -> None:
     page = reader.page
     page.wait_for_selector("#groups:not([aria-busy]) .frame")
     groups = [
-        {frame.get_attribute("title") for frame in group.locator(".frame").all()} for group in page.locator(".group").all()
+        {frame.get_attribute("title") for frame in group.locator(".frame").all()}
+        for group in page.locator(".group").all()
     ]
     assert {"checkerboard/checkerboard_000.jpg", COPY} in groups
     page.locator("#threshold").fill("0.8")
@@ -279,7 +284,9 @@ def test_the_map_shows_photos_by_mouse_and_by_keys(visit: Open) -> None:
     ring_label.click()
     page.mouse.move(5, 5)
     page.wait_for_timeout(100)  # the next frame
-    assert ring_label.get_attribute("aria-pressed") == "true" and _colours(reader) < colours, "the other labels are grey"
+    assert ring_label.get_attribute("aria-pressed") == "true" and _colours(reader) < colours, (
+        "the other labels are grey"
+    )
     ring_label.click()
     before = page.locator("#map-photos img").count()
     page.mouse.move(ring["x"] + 11, ring["y"] + 11)
@@ -302,7 +309,7 @@ def test_dark_by_the_system_and_by_choice(visit: Open) -> None:
     page = reader.page
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     dark = page.evaluate(ground)
-    reader.keys()
+    reader.photo_keys()
     reader.screenshot("dark")
     page.get_by_role("button", name="Theme: system").click()
     light = page.evaluate(ground)
@@ -316,15 +323,21 @@ def test_dark_by_the_system_and_by_choice(visit: Open) -> None:
 
 
 def test_a_phone_scrolls_in_one_direction(visit: Open) -> None:
-    phone = visit("#seed=5", viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True)
+    phone = visit(
+        "#seed=5", viewport={"width": 390, "height": 844}, device_scale_factor=2, is_mobile=True, has_touch=True
+    )
     page = phone.page
-    phone.keys()
+    phone.photo_keys()
     assert page.locator("#camera").is_visible(), "a phone offers its camera"
     assert page.locator("#capture").get_attribute("capture") == "environment"
     page.locator("#results .frame").first.tap()
     page.wait_for_selector("#results .score")
     phone.screenshot("phone_search")
-    for route, ready in {"#seed=5": "#results .label", "#view=map": "#legend a", "#view=duplicates": "#groups h2"}.items():
+    for route, ready in {
+        "#seed=5": "#results .label",
+        "#view=map": "#legend a",
+        "#view=duplicates": "#groups h2",
+    }.items():
         phone.open(route)
         page.wait_for_selector(ready)
         phone.screenshot(f"phone_{route[1:].replace('=', '_')}")
@@ -335,7 +348,7 @@ def test_a_phone_scrolls_in_one_direction(visit: Open) -> None:
 
 def test_all_is_done_by_the_keyboard_alone(visit: Open) -> None:
     reader = visit("#seed=6")
-    page, keys = reader.page, reader.keys()
+    page, keys = reader.page, reader.photo_keys()
     focused = "document.activeElement.id || document.activeElement.title"
     page.keyboard.press("Tab")
     assert page.evaluate(focused) == "skip"
@@ -386,8 +399,8 @@ def test_a_large_picture_is_made_smaller_and_that_is_said(visit: Open, library: 
         page.set_input_files("#file", large)
     assert sent.value.header_value("content-type") == "image/jpeg"
     page.wait_for_selector("#results .score")
-    assert "a copy of 1600 × 800 pixels was sent" in page.inner_text("#query-detail")
-    assert label_of(reader.keys()[0]) == "ring"
+    assert re.search("a copy of 1600 . 800 pixels was sent", page.inner_text("#query-detail"))
+    assert label_of(reader.photo_keys()[0]) == "ring"
 
 
 def test_faults_are_told_in_plain_words(visit: Open, tmp_path: Path) -> None:
