@@ -104,6 +104,15 @@ class Visit:
                 assert self.page.locator("#drop").is_visible()
         self.page.wait_for_selector("#drop", state="hidden")
 
+    def pinch(self, x: int, y: int) -> None:
+        """Put two fingers on the screen, at both sides of a place, and move them apart: from 40 to 220 pixels."""
+        session = self._context.new_cdp_session(self.page)
+        for apart in range(20, 111, 10):
+            fingers = [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+            kind = "touchStart" if apart == 20 else "touchMove"
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
     def screenshot(self, name: str) -> None:
         """Keep a picture of the window in the git-ignored folder of artefacts."""
         ARTIFACTS.mkdir(exist_ok=True)

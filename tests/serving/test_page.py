@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import math
 import os
 import re
 import socket
@@ -117,6 +118,12 @@ def name_of(key: str) -> str:
 def loaded(visit: Visit, selector: str) -> bool:
     """Wait until a picture is there whole."""
     return bool(visit.page.locator(selector).evaluate("image => image.decode().then(() => image.naturalWidth > 0)"))
+
+
+def middle(element: Any) -> tuple[float, float]:
+    """Where an element's middle is, pixels of the window."""
+    box = element.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 def texts(visit: Visit, selector: str) -> list[str]:
@@ -267,15 +274,14 @@ def test_the_map_shows_photos_by_mouse_and_by_keys(visit: Open) -> None:
     page.locator("#map-canvas").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_selector("#map-card img")
-    ring = page.locator("#map-ring").bounding_box()
-    by_keys = page.locator("#map-card").get_attribute("href")
     reader.expect("#announcement").to_have_text(re.compile(r"\w+_\d{3}(_small)?\.jpg, \w+"))
     page.locator("#map-title").focus()
     page.wait_for_selector("#map-card", state="hidden")
-    assert ring is not None
-    page.mouse.move(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
-    page.wait_for_selector("#map-card img")
-    assert page.locator("#map-card").get_attribute("href") == by_keys
+    before = page.locator("#map-photos img").count()
+    left, top = middle(page.locator("#map-photos img").nth(2))
+    source = page.locator("#map-photos img").nth(2).get_attribute("src")
+    page.mouse.move(left, top)
+    reader.expect("#map-card img").to_have_attribute("src", source)
     assert loaded(reader, "#map-card img")
     reader.screenshot("map")
     colours = _colours(reader)
@@ -288,13 +294,13 @@ def test_the_map_shows_photos_by_mouse_and_by_keys(visit: Open) -> None:
         "the other labels are grey"
     )
     ring_label.click()
-    before = page.locator("#map-photos img").count()
-    page.mouse.move(ring["x"] + 11, ring["y"] + 11)
+    page.mouse.move(left, top)
     page.mouse.wheel(0, -900)
     reader.expect("#map-photos img").not_to_have_count(before)
-    page.mouse.click(ring["x"] + 11, ring["y"] + 11)
+    reader.expect("#map-card img").to_have_attribute("src", source)
+    page.mouse.click(left, top)
     page.wait_for_selector("#results .score")
-    assert page.url.endswith(str(by_keys)), "the place under the pointer stays there while the map is zoomed"
+    reader.expect("#query-picture img").to_have_attribute("src", source)
 
 
 def _colours(reader: Visit) -> int:
@@ -344,6 +350,27 @@ def test_a_phone_scrolls_in_one_direction(visit: Open) -> None:
         for width in (360, 390):
             page.set_viewport_size({"width": width, "height": 844})
             assert page.evaluate("document.documentElement.scrollWidth") == width, route
+
+
+def test_fingers_zoom_the_map_and_choose_a_photo(visit: Open) -> None:
+    phone = visit("#view=map", viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    page = phone.page
+    photos = page.locator("#map-photos img")
+    photos.first.wait_for()
+    before = _spread(photos)
+    phone.pinch(195, 420)
+    assert _spread(photos) > 1.5 * before
+    page.locator("#map-whole").tap()
+    page.touchscreen.tap(*middle(photos.first))
+    source = photos.first.get_attribute("src")
+    page.locator("#map-card").tap()
+    page.wait_for_selector("#results .score")
+    phone.expect("#query-picture img").to_have_attribute("src", source)
+
+
+def _spread(photos: Any) -> float:
+    """How far apart the first two photos of the map are, pixels."""
+    return math.dist(middle(photos.nth(0)), middle(photos.nth(1)))
 
 
 def test_all_is_done_by_the_keyboard_alone(visit: Open) -> None:

@@ -68,7 +68,7 @@ async function show(route) {
 function showGroups(groups) {
   byId("groups").replaceChildren(
     ...groups.map(({ images }, place) => {
-      const list = element("ol", { class: "grid small", "aria-labelledby": `group-${place}` });
+      const list = element("ol", { class: "grid small", role: "list", "aria-labelledby": `group-${place}` });
       const linkTo = ({ id }) => ({ id });
       fillGrid(list, images, { linkTo, onOpen: (at) => openViewer(images, at, linkTo) });
       moveByKeys(list);

@@ -49,7 +49,8 @@ export function listenForGestures(target, { onPan, onZoom, onHover, onClick, onL
     if (travelled <= CLICK_PIXELS) onClick(...place(event), event.pointerType === "touch");
   });
   target.addEventListener("pointercancel", ({ pointerId }) => pointers.delete(pointerId));
-  target.addEventListener("pointerleave", onLeave);
+  // A finger leaves with every touch; what it has touched is still meant.
+  target.addEventListener("pointerleave", ({ pointerType }) => pointerType !== "touch" && onLeave());
 }
 
 const distance = ([left, top], [otherLeft, otherTop]) => Math.hypot(left - otherLeft, top - otherTop);

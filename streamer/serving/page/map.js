@@ -82,10 +82,10 @@ class MapView {
     listenForGestures(canvas, {
       onPan: (right, down) => this.#move(() => this.#viewport.pan(right, down)),
       onZoom: (left, top, factor) => this.#move(() => this.#viewport.zoomAt(left, top, factor)),
-      onHover: (left, top) => this.#select(this.#pick(left, top)),
+      onHover: (left, top) => this.#select(this.#pointAt(left, top)),
       onLeave: () => document.activeElement === canvas || this.#select(-1),
       onClick: (left, top, touched) => {
-        const point = this.#pick(left, top);
+        const point = this.#pointAt(left, top);
         this.#select(point);
         if (point >= 0 && !touched) go({ id: this.#points.ids[point] }); // a finger has not seen the photo yet
       },
@@ -94,7 +94,7 @@ class MapView {
     canvas.addEventListener("focus", () => {
       if (this.#selected < 0 && canvas.matches(":focus-visible")) this.#selectTowards([0, 0]);
     });
-    canvas.addEventListener("blur", () => this.#select(-1));
+    canvas.addEventListener("blur", ({ relatedTarget }) => relatedTarget === byId("map-card") || this.#select(-1));
     const middle = () => [this.#viewport.width / 2, this.#viewport.height / 2];
     byId("map-in").addEventListener("click", () => this.#move(() => this.#viewport.zoomAt(...middle(), 1.6)));
     byId("map-out").addEventListener("click", () => this.#move(() => this.#viewport.zoomAt(...middle(), 1 / 1.6)));
@@ -145,8 +145,14 @@ class MapView {
     return this.#viewport.toScreen(this.#points.x[this.#selected], this.#points.y[this.#selected]);
   }
 
-  #pick(left, top, radius = PICK_PIXELS, wanted = (point) => this.#wanted(point)) {
+  /** What a pointer means: the photo that it is on, or the nearest point. */
+  #pointAt(left, top) {
     if (!this.#points) return -1;
+    const covering = this.#photos.at(left, top, this.#points, this.#viewport);
+    return covering >= 0 ? covering : this.#pick(left, top, PICK_PIXELS, (point) => this.#wanted(point));
+  }
+
+  #pick(left, top, radius, wanted) {
     const reach = this.#viewport.scale.map((pixels) => radius / pixels);
     return this.#points.nearest(this.#viewport.toMap(left, top), reach, wanted);
   }

@@ -19,8 +19,17 @@ export class MapPhotos {
     this.#waiting = setTimeout(() => this.#choose(points, viewport, wanted), SETTLE_MS);
   }
 
+  /** The point whose photo covers a place of the screen, or -1. */
+  at(left, top, points, viewport) {
+    for (const point of this.#shown.keys()) {
+      const [across, down] = viewport.toScreen(points.x[point], points.y[point]);
+      if (Math.max(Math.abs(across - left), Math.abs(down - top)) <= SIDE_PIXELS / 2) return point;
+    }
+    return -1;
+  }
+
   #choose(points, viewport, wanted) {
-    const chosen = new Set(chooseApart(points, viewport, wanted));
+    const chosen = new Set(chooseApart(points, viewport, wanted, this.#shown));
     for (const [point, image] of this.#shown) {
       if (chosen.has(point)) continue;
       image.remove();
@@ -42,8 +51,11 @@ export class MapPhotos {
   }
 }
 
-/** Points on the screen no two of which are nearer than a photo's side; none where the map is too full for that. */
-function chooseApart(points, viewport, wanted) {
+/** Points on the screen no two of which are nearer than a photo's side; none where the map is too full for that.
+ *
+ * Those that are shown come first, so that a photo stays while the map moves.
+ */
+function chooseApart(points, viewport, wanted, shown) {
   const seen = [];
   const most = (CROWD * viewport.width * viewport.height) / SIDE_PIXELS ** 2;
   for (const point of points.order) {
@@ -51,6 +63,7 @@ function chooseApart(points, viewport, wanted) {
     if (left < 0 || top < 0 || left > viewport.width || top > viewport.height || !wanted(point)) continue;
     if (seen.push([point, left, top]) > most) return [];
   }
+  seen.sort((one, other) => shown.has(other[0]) - shown.has(one[0]));
   const chosen = [];
   for (const [point, left, top] of seen) {
     const near = (other) => Math.max(Math.abs(other[1] - left), Math.abs(other[2] - top)) < SIDE_PIXELS + 4;

@@ -39,6 +39,6 @@ export function showOptions({ label, k, exact }) {
   }
   select.value = label ?? "";
   byId("k").value = k;
-  byId("k-value").textContent = k;
+  byId("k-value").textContent = byId("k").value;
   byId("exact").checked = exact || byId("exact").disabled;
 }

@@ -8,9 +8,13 @@ export function showInvitation() {
   put(icon("picture"), "Find photos that look alike", "Drop a picture anywhere on this page, paste one, or begin with a photo below.");
 }
 
-/** A photo of the library; `image` is null until its name is known. */
-export function showPhoto(id, image) {
-  const picture = element("img", { src: thumbUrl(id), alt: "", width: 256, height: 256 });
+/** A photo of the library; `image` is null until its name is known, `onOpen()` shows it in full. */
+export function showPhoto(id, image, onOpen) {
+  const picture = element(
+    "button",
+    { type: "button", "aria-label": "Show the photo in full", title: "Full size", click: onOpen },
+    element("img", { src: thumbUrl(id), alt: "", width: 256, height: 256 }),
+  );
   put(picture, image ? fileName(image.key) : "A photo of the library", image ? place(image) : "", true);
 }
 

@@ -50,6 +50,8 @@ function blank() {
   return { label, k, exact };
 }
 
+const linkTo = ({ id }) => ({ ...blank(), id });
+
 const newSeed = () => Math.floor(Math.random() * 1e6) + 1;
 
 async function show(route, onGeneration) {
@@ -93,7 +95,9 @@ async function ask(route, signal) {
   const given = upload(route.upload);
   if (id !== null) {
     showPhoto(id, null);
-    const named = remembered(`name ${id}`, () => getImage(id, signal)).then((image) => signal.aborted || showPhoto(id, image));
+    const named = remembered(`name ${id}`, () => getImage(id, signal)).then((image) => {
+      if (!signal.aborted) showPhoto(id, image, () => openViewer([image], 0, linkTo));
+    });
     const [answer] = await Promise.all([remembered(key, () => searchById(id, options, signal)), named]);
     return answer;
   }
@@ -126,7 +130,6 @@ function showAnswer(route, answer) {
 }
 
 function list(images, ifEmpty) {
-  const linkTo = ({ id }) => ({ ...blank(), id });
   fillGrid(byId("results"), images, { linkTo, onOpen: (place) => openViewer(images, place, linkTo) });
   byId("results-empty").hidden = images.length > 0;
   byId("results-empty").replaceChildren(element("p", {}, images.length ? "" : ifEmpty));

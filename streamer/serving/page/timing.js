@@ -9,7 +9,7 @@ let answers = {};
 export function noteTiming(asked, answer) {
   if (asked !== question) answers = {};
   question = asked;
-  answers[answer.exact ? "exact" : "approximate"] = answer;
+  answers[answer.exact || answer.index === "exact" ? "exact" : "approximate"] = answer;
   draw(answer.index);
 }
 
