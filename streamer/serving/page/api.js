@@ -1,15 +1,7 @@
-/** The server's answers, and its refusals in plain words. */
+/** The server's answers. A refusal, or no answer, is an Error whose message is for people and says what to do next. */
 
 const RETRIES = 3;
 const LONGEST_WAIT_S = 5;
-
-/** A request that was refused or got no answer; `message` is for people, and says what to do next. */
-export class ApiError extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
 
 /** What the library is: its name, size, labels, limits. */
 export const getInfo = (signal) => json("/api/info", { signal });
@@ -67,7 +59,7 @@ async function call(path, options) {
       response = await fetch(path, options);
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, "The server does not answer. See whether “streamer serve” is still running, then try again.");
+      throw new Error("The server does not answer. See whether “streamer serve” is still running, then try again.");
     }
     if (response.ok) return response;
     if (response.status !== 503 || attempt === RETRIES) throw await refusal(response);
@@ -77,7 +69,7 @@ async function call(path, options) {
 
 async function refusal(response) {
   const { message = "", id = "" } = (await response.json().catch(() => ({}))).error ?? {};
-  return new ApiError(response.status, plain(response.status, message, id));
+  return new Error(plain(response.status, message, id));
 }
 
 function plain(status, message, id) {

@@ -20,7 +20,7 @@ function whole(text) {
 let listen = () => {};
 
 /** The route that an address names; what it does not name is as by default. */
-export function parse(hash) {
+function parse(hash) {
   const route = { ...DEFAULTS };
   for (const [name, text] of new URLSearchParams(hash.replace(/^#/, ""))) {
     if (name in READ) route[name] = READ[name](text);
