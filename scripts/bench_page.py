@@ -5,7 +5,8 @@ Chromium without a GPU, so that the two cores do all the work: server, page and 
 
 - the first contentful paint, and the first photos seen, each in a new profile with nothing cached,
 - a search by a picture: from the file's choice to the new photos' being decoded, and what of that the request took,
-- frames of the map while the wheel zooms and a drag pans, one event a frame: 16.7 ms is the screen's own rhythm.
+- frames of the map while the wheel zooms and a drag pans, one event a frame: 16.7 ms is the screen's own rhythm,
+- painting the map once, all of it in view, and the same points drawn as arcs of canvas 2D, pixels read back after both.
 
 Prints a table and writes ``bench_page.json``. It needs the extras ``serve`` and ``browser``, and a Chromium.
 """
@@ -86,6 +87,42 @@ MAP_FRAMES = """async (frames) => {
     return {zoom, pan};
 }"""
 
+MAP_PAINTS = """async (rounds) => {
+    const load = (name) => import(`/static/${name}.js`);
+    const [{Painter}, {Points}, {Viewport}, {pixelColours, cssColour}] =
+        await Promise.all(["paint", "points", "viewport", "colours"].map(load));
+    const points = new Points(await (await fetch("/api/map")).arrayBuffer());
+    const viewport = Object.assign(new Viewport(), {width: 1000, height: 700});
+    const canvas = document.createElement("canvas");
+    const painter = new Painter(canvas);
+    const context = canvas.getContext("2d");
+    painter.resize(1000, 700, 1);
+    const style = {colours: pixelColours(points.labelCount, false), background: [255, 255, 255]};
+    const colours = Array.from({length: points.labelCount}, (_, label) => cssColour(label, false));
+    const radius = painter.radius(points.count, viewport);
+    const arcs = () => {
+        context.fillStyle = "white";
+        context.fillRect(0, 0, 1000, 700);
+        for (let point = 0; point < points.count; point++) {
+            const [left, top] = viewport.toScreen(points.x[point], points.y[point]);
+            context.fillStyle = colours[points.labels[point]] ?? "grey";
+            context.beginPath();
+            context.arc(left, top, radius, 0, 2 * Math.PI);
+            context.fill();
+        }
+    };
+    const taken = {map_paint: [], map_arcs: []};
+    for (let round = 0; round < rounds; round++) {
+        for (const [name, draw] of [["map_paint", () => painter.paint(points, viewport, style)], ["map_arcs", arcs]]) {
+            const began = performance.now();
+            draw();
+            context.getImageData(0, 0, 1, 1);
+            taken[name].push(performance.now() - began);
+        }
+    }
+    return taken;
+}"""
+
 
 def make_store(folder: Path, images: int) -> Path:
     """Draw so many pictures and index them with the compact network."""
@@ -146,6 +183,7 @@ def measure(address: str, queries: list[Path], rounds: int) -> dict[str, list[fl
             page.wait_for_timeout(500)
             frames = page.evaluate(MAP_FRAMES, FRAMES)
             note({f"map_{name}_frame": times for name, times in frames.items()})
+            note(page.evaluate(MAP_PAINTS, 10))
             context.close()
         browser.close()
     return taken

@@ -120,6 +120,14 @@ def loaded(visit: Visit, selector: str) -> bool:
     return bool(visit.page.locator(selector).evaluate("image => image.decode().then(() => image.naturalWidth > 0)"))
 
 
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something holds, at most ten seconds."""
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline, "it has not come to hold in ten seconds"
+        time.sleep(0.05)
+
+
 def middle(element: Any) -> tuple[float, float]:
     """Where an element's middle is, pixels of the window."""
     box = element.bounding_box()
@@ -179,12 +187,13 @@ def test_a_result_is_searched_from_and_back_is_where_one_was(visit: Open, librar
     reader.expect("#query-title").to_have_text(name_of(first[-1]))
     second = reader.photo_keys()
     assert first[-1] not in second, "a search from a photo leaves the photo out"
-    assert re.search(r"#id=\d+$", reader.page.url) and reader.page.evaluate("scrollY") == 0
-    assert reader.page.evaluate("document.activeElement.id") == "results-title"
+    assert re.search(r"#id=\d+$", reader.page.url)
+    reader.expect("#results-title").to_be_focused()
+    eventually(lambda: reader.page.evaluate("scrollY") == 0)
     reader.page.go_back()
     reader.expect("#query-title").to_have_text("disk_002.jpg")
     assert reader.photo_keys() == first
-    assert reader.page.evaluate("scrollY") == scrolled
+    eventually(lambda: reader.page.evaluate("scrollY") == scrolled)
     reader.page.go_forward()
     reader.expect("#query-title").to_have_text(name_of(first[-1]))
     assert reader.photo_keys() == second
@@ -202,8 +211,8 @@ def test_photos_are_seen_in_full_by_keys(visit: Open) -> None:
         page.keyboard.press(then)
     reader.screenshot("full")
     page.keyboard.press("Escape")
-    assert page.locator("#viewer").is_hidden()
-    assert page.evaluate("document.activeElement.className").startswith("full"), "focus is back where it was"
+    reader.expect("#viewer").to_be_hidden()
+    reader.expect("#results .card:nth-child(4) .full").to_be_focused()
     page.keyboard.press("Enter")
     page.click("#viewer-search")
     page.wait_for_selector("#results .score")
@@ -255,9 +264,7 @@ def test_near_duplicates_are_grouped(visit: Open) -> None:
     ]
     assert {"checkerboard/checkerboard_000.jpg", COPY} in groups
     page.locator("#threshold").fill("0.8")
-    page.wait_for_selector("#groups[aria-busy]")
-    page.wait_for_selector("#groups:not([aria-busy])")
-    assert page.locator("#groups .frame").count() > sum(map(len, groups))
+    eventually(lambda: page.locator("#groups .frame").count() > sum(map(len, groups)))
     assert "threshold=0.8" in page.url and re.match(r"\d+ groups?, ", page.inner_text("#duplicates-status"))
     reader.screenshot("duplicates")
     page.locator(".group .frame").first.click()
@@ -289,10 +296,8 @@ def test_the_map_shows_photos_by_mouse_and_by_keys(visit: Open) -> None:
     ring_label = page.get_by_role("button", name="ring")
     ring_label.click()
     page.mouse.move(5, 5)
-    page.wait_for_timeout(100)  # the next frame
-    assert ring_label.get_attribute("aria-pressed") == "true" and _colours(reader) < colours, (
-        "the other labels are grey"
-    )
+    assert ring_label.get_attribute("aria-pressed") == "true"
+    eventually(lambda: _colours(reader) < colours)  # the other labels are grey
     ring_label.click()
     page.mouse.move(left, top)
     page.mouse.wheel(0, -900)
@@ -399,8 +404,7 @@ def test_a_picture_is_taken_with_the_camera(visit: Open) -> None:
     reader = visit("#seed=8", permissions=["camera"])
     page = reader.page
     page.get_by_role("button", name="Camera").click()
-    page.wait_for_selector("#camera-video")
-    page.wait_for_timeout(500)  # for a frame
+    eventually(lambda: page.locator("#camera-video").evaluate("video => video.videoWidth > 0"))
     with page.expect_request("**/api/search*") as sent:
         page.get_by_role("button", name="Take the picture").click()
     assert sent.value.header_value("content-type") == "image/jpeg"
