@@ -315,6 +315,38 @@ def _colours(reader: Visit) -> int:
         return len(picture.convert("RGB").getcolors(picture.width * picture.height))
 
 
+def test_the_point_that_is_picked_is_the_nearest_of_all(visit: Open) -> None:
+    wrong = visit().page.evaluate(
+        """async () => {
+            const {Points} = await import("/static/points.js");
+            const n = 3000;
+            const bytes = new ArrayBuffer(8 + 14 * n);
+            new Uint32Array(bytes, 0, 2).set([n, 3]);
+            const coordinates = new Float32Array(bytes, 8 + 4 * n, 2 * n);
+            let state = 7;
+            const random = () => (state = (Math.imul(state, 1103515245) + 12345) >>> 0) / 2 ** 31 - 1;
+            for (let place = 0; place < 2 * n; place++) coordinates[place] = random();
+            coordinates.set([-1, 1, 1, -1]);  // the corners are in the grid too
+            const points = new Points(bytes);
+            const wrong = [];
+            for (let turn = 0; turn < 400; turn++) {
+                const [x, y, across, down] = [1.1 * random(), 1.1 * random(), 0.01 + turn / 1000, 0.02 + turn / 3000];
+                const odd = (point) => point % 2 === 1;
+                const wanted = turn % 2 ? odd : () => true;
+                let [best, least] = [-1, 1];
+                for (let point = 0; point < n; point++) {
+                    const square = ((points.x[point] - x) / across) ** 2 + ((points.y[point] - y) / down) ** 2;
+                    if (square < least && wanted(point)) [best, least] = [point, square];
+                }
+                const found = points.nearest([x, y], [across, down], turn % 2 ? odd : undefined);
+                if (found !== best) wrong.push([x, y, across, down, found, best]);
+            }
+            return wrong;
+        }"""
+    )
+    assert wrong == []
+
+
 def test_dark_by_the_system_and_by_choice(visit: Open) -> None:
     reader = visit("#seed=4", color_scheme="dark")
     page = reader.page
