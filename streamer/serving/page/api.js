@@ -73,11 +73,13 @@ async function refusal(response) {
 }
 
 function plain(status, message, id) {
-  const said = message && !/[.!?]$/.test(message) ? `${message}.` : message;
+  const said = sentence(message);
   switch (status) {
     case 401:
-    case 403:
       return "This page needs its token. Open the address that “streamer serve” printed, the one with ?token= in it.";
+    case 403:
+    case 421:
+      return "The server does not know this page by that name. Open the address that “streamer serve” printed.";
     case 404:
     case 410:
       return "That photo is no longer in the library. Go back, or start from another one.";
@@ -93,6 +95,12 @@ function plain(status, message, id) {
       if (status < 500) return said || `The server refused this (${status}). Reload the page and try again.`;
       return `Something went wrong in the server${id ? `; its log says more under ${id}` : ""}. Try again.`;
   }
+}
+
+/** "the picture is empty" -> "The picture is empty." */
+function sentence(message) {
+  if (!message) return "";
+  return message[0].toUpperCase() + message.slice(1) + (/[.!?]$/.test(message) ? "" : ".");
 }
 
 function parameters(values) {

@@ -121,7 +121,7 @@ async function remembered(question, get) {
 function showAnswer(route, answer) {
   const { hits, timing_ms: ms } = answer;
   clear();
-  noteTiming(`${route.id} ${route.upload} ${route.label} ${route.k}`, answer);
+  noteTiming(`${route.id} ${route.upload} ${route.label} ${route.k}`, answer, library.index);
   const kind = route.label ? ` of “${route.label}”` : "";
   const parts = [["reading the picture", ms.decode], ["the network", ms.network], ["the search", ms.search]];
   const told = parts.filter(([, time]) => time > 0).map(([part, time]) => `${part} ${time.toFixed(1)}`);

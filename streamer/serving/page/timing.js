@@ -5,12 +5,15 @@ import { byId, element } from "./dom.js";
 let question = null;
 let answers = {};
 
-/** Note an answer to a question and show it beside that of the other way, where that was asked too. */
-export function noteTiming(asked, answer) {
+/** Note an answer to a question and show it beside that of the other way, where that was asked too.
+ *
+ * `kind` is the library's index; one of kind "exact" has no other way.
+ */
+export function noteTiming(asked, answer, kind) {
   if (asked !== question) answers = {};
   question = asked;
-  answers[answer.exact || answer.index === "exact" ? "exact" : "approximate"] = answer;
-  draw(answer.index);
+  answers[answer.exact ? "exact" : "approximate"] = answer;
+  draw(kind);
 }
 
 /** Forget: there is no search on the page. */
@@ -20,11 +23,11 @@ export function clearTiming() {
   byId("timing").replaceChildren();
 }
 
-function draw(index) {
+function draw(kind) {
   const { exact, approximate } = answers;
   const longest = Math.max(...[exact, approximate].map((answer) => answer?.timing_ms.search ?? 0));
   const rows = [row("Exact", exact, longest)];
-  if (index !== "exact") rows.unshift(row(`Approximate (${index})`, approximate, longest));
+  if (kind !== "exact") rows.unshift(row(`Approximate (${kind})`, approximate, longest));
   if (exact && approximate) {
     rows.push(element("div", { class: "agreement" }, element("dt", {}, "The same photos"), element("dd", {}, agreement())));
   }
