@@ -89,6 +89,8 @@ function plain(status, message, id) {
       return `${said || "The picture is too large."} Try a smaller copy of it.`;
     case 415:
       return `${said || "That is not a picture."} JPEG, PNG, WebP, GIF, TIFF and AVIF files can be searched with.`;
+    case 422:
+      return `${said || "The picture cannot be read."} Choose another one, or a copy of it as JPEG or PNG.`;
     case 503:
       return "The server has too much to do at the moment. Try again in a few seconds.";
     default:
