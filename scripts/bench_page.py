@@ -28,6 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from streamer.images.drawn import CLASSES, draw_pictures
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -125,8 +127,13 @@ MAP_PAINTS = """async (rounds) => {
 
 
 def make_store(folder: Path, images: int) -> Path:
-    """Draw so many pictures and index them with the compact network."""
-    draw_pictures(folder / "pictures", per_class=-(-images // len(CLASSES)), side=64, seed=1)
+    """Draw so many pictures and index them with the compact network; each that is drawn is there in eight turns."""
+    turns = [None, *Image.Transpose]
+    drawn = draw_pictures(folder / "pictures", per_class=-(-images // len(CLASSES) // len(turns)), side=64, seed=1)
+    for path in drawn:
+        with Image.open(path) as picture:
+            for turn in turns[1:]:
+                picture.transpose(turn).save(path.with_stem(f"{path.stem}_{turn.name.lower()}"), quality=90)
     config = folder / "bench.yaml"
     config.write_text(
         "store: photos.store\nsource: {folder: pictures}\nbackbone: {name: vgg16_compact}\nindex: {kind: ivf}\n",
