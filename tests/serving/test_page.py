@@ -481,9 +481,34 @@ def test_faults_are_told_in_plain_words(visit: Open, tmp_path: Path) -> None:
     page.get_by_text("no longer in the library").wait_for()
     page.get_by_role("button", name="Dismiss").click()
     assert page.locator(".alert-box").count() == 0
+    busy = {"error": {"code": "busy", "message": "too much to do", "id": "0" * 8}}
+    page.route(
+        "**/api/search*", lambda route: route.fulfill(status=503, headers={"Retry-After": "1"}, json=busy), times=1
+    )
+    reader.open("#id=1")
+    page.wait_for_selector("#results .score")
+    assert page.locator(".alert-box").count() == 0, "a busy server is asked again"
     # Chromium notes each refused request in the console; nothing else may be there.
-    assert reader.errors and all("status of 4" in error for error in reader.errors)
+    assert reader.errors and all(re.search("status of (4..|503)", error) for error in reader.errors)
     reader.errors.clear()
+
+
+def test_a_library_that_has_changed_meanwhile_is_described_anew(visit: Open) -> None:
+    reader = visit("#seed=9")
+    page = reader.page
+    info = page.evaluate("fetch('/api/info').then((answer) => answer.json())")
+    later = {**info, "images": 777, "generation": info["generation"] + 1, "labels": [{"label": "new", "images": 777}]}
+
+    def later_answer(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "generation": later["generation"]})
+
+    page.route("**/api/info", lambda route: route.fulfill(json=later))
+    page.route("**/api/search*", later_answer)
+    page.locator("#results .frame").first.click()
+    reader.expect("#library-size").to_have_text("777 photos")
+    assert texts(reader, "#label option") == ["all labels", "new (777)"]
+    assert reader.photo_keys(), "what was answered is seen all the same"
 
 
 def test_axe_finds_nothing_to_mend(visit: Open) -> None:
