@@ -94,10 +94,10 @@ class Visit:
         links = self.page.locator("#results .frame").all()
         return [str(link.get_attribute("title")) for link in links]
 
-    def drop(self, path: Path) -> None:
-        """Drag a file of the disk over the page and let go of it, as the window system does."""
+    def drop(self, *paths: Path) -> None:
+        """Drag files of the disk over the page and let go of them, as the window system does."""
         session = self._context.new_cdp_session(self.page)
-        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             session.send("Input.dispatchDragEvent", {"type": kind, "x": 500, "y": 600, "data": data})
             if kind == "dragOver":

@@ -152,6 +152,10 @@ def test_a_dropped_picture_finds_itself_first(visit: Open, library: Path) -> Non
     assert texts(reader, "#results .label") == [label_of(key) for key in keys]
     assert "most alike" in reader.page.inner_text("#announcement")
     reader.screenshot("search")
+    pictures = library / "pictures" / "ring"
+    reader.drop(pictures / "ring_001.jpg", pictures / "ring_002.jpg")
+    reader.expect("#query-title").to_have_text("ring_001.jpg")
+    reader.expect("#query-detail").to_contain_text("One of 2 files")
 
 
 def test_a_pasted_picture_is_searched_with(visit: Open) -> None:

@@ -5,11 +5,12 @@ import { warn } from "./say.js";
 
 const OWN_PHOTO = /\/api\/images\/(\d+)(?:\/|$)/;
 
-/** Call `onPicture(blob, name)` for each picture that comes in, `onPhoto(id)` for a photo dragged off this page. */
+/** Call `onPicture(blob, name, note)` for each picture that comes in, `onPhoto(id)` for a photo dragged off this page. */
 export function listen({ onPicture, onPhoto }) {
   const take = (files) => {
     const file = pictureOf(files);
-    if (file) onPicture(file, file.name);
+    const note = files.length > 1 ? `One of ${files.length} files: pictures are searched with one at a time.` : "";
+    if (file) onPicture(file, file.name, note);
   };
   for (const id of ["file", "capture"]) {
     byId(id).addEventListener("change", ({ target }) => {
@@ -70,8 +71,7 @@ function pictureOf(files) {
     warn(`“${files[0].name}” is not a picture. JPEG, PNG, WebP, GIF, TIFF and AVIF files can be searched with.`);
     return null;
   }
-  if (files.length > 1) warn(`One picture is searched with at a time: this is “${pictures[0].name}”.`);
-  else if (!pictures[0].size) {
+  if (!pictures[0].size) {
     warn(`“${pictures[0].name}” is an empty file, or a folder. Choose a picture in it.`);
     return null;
   }

@@ -18,14 +18,16 @@ const REMEMBERED = 50; // answers, for the back button
 const answers = new Map();
 let running = new AbortController();
 let library;
+let followGeneration;
 
 /** Wire the view; `onGeneration(number)` is told the generation of each answer. */
 export function prepareSearch(info, onGeneration) {
   library = info;
+  followGeneration = onGeneration;
   prepareOptions((change) => go({ ...current(), ...change }, { replace: true }));
   moveByKeys(byId("results"));
   byId("handful").addEventListener("click", () => go({ ...blank(), seed: newSeed() }));
-  return { show: (route) => show(route, onGeneration), stop: () => running.abort() };
+  return { show, stop: () => running.abort() };
 }
 
 /** Take note of another state of the library: what was answered before may be no longer so. */
@@ -34,9 +36,9 @@ export function renewLibrary(info) {
   answers.clear();
 }
 
-/** Search with a picture that came in. */
-export function searchWith(blob, name) {
-  go({ ...blank(), upload: keep(blob, name) });
+/** Search with a picture that came in; a note is shown with it. */
+export function searchWith(blob, name, note = "") {
+  go({ ...blank(), upload: keep(blob, name, note) });
 }
 
 /** Search from a photo of the library. */
@@ -54,7 +56,7 @@ const linkTo = ({ id }) => ({ ...blank(), id });
 
 const newSeed = () => Math.floor(Math.random() * 1e6) + 1;
 
-async function show(route, onGeneration) {
+async function show(route) {
   running.abort();
   running = new AbortController();
   const { signal } = running;
@@ -64,9 +66,9 @@ async function show(route, onGeneration) {
     const answer = await ask(route, signal);
     if (signal.aborted) return;
     showAnswer(route, answer);
-    onGeneration(answer.generation);
+    followGeneration(answer.generation);
   } catch (error) {
-    fail(error, signal, () => show(route, onGeneration));
+    fail(error, signal, () => show(route));
   }
 }
 
@@ -84,7 +86,7 @@ async function showHandful(route, signal) {
     head(label ? `Some photos of “${label}”` : "Some photos of the library", "Choose one to see what looks like it.");
     list(images, label ? `No photo has the label “${label}”. Choose another label above.` : emptyLibrary());
   } catch (error) {
-    fail(error, signal, () => show(current(), () => {}));
+    fail(error, signal, () => show(current()));
   }
 }
 
@@ -102,7 +104,7 @@ async function ask(route, signal) {
     return answer;
   }
   const { blob, note } = await withinLimit(given.blob, library.max_upload_bytes);
-  if (!signal.aborted) showUpload(given, note);
+  if (!signal.aborted) showUpload(given, [given.note, note].filter(Boolean).join(" "));
   return remembered(key, () => searchByPicture(blob, options, signal));
 }
 

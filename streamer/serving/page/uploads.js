@@ -6,8 +6,8 @@ const uploads = new Map();
 let last = Date.now(); // no number comes twice: an address of before a reload finds nothing
 
 /** Keep a picture and return its number. */
-export function keep(blob, name) {
-  uploads.set(++last, { blob, name, url: URL.createObjectURL(blob) });
+export function keep(blob, name, note) {
+  uploads.set(++last, { blob, name, note, url: URL.createObjectURL(blob) });
   for (const [number, { url }] of uploads) {
     if (number > last - KEPT) break;
     URL.revokeObjectURL(url);
@@ -16,5 +16,5 @@ export function keep(blob, name) {
   return last;
 }
 
-/** The picture `{blob, name, url}` of a number, or undefined: the page was loaded anew since. */
+/** The picture `{blob, name, note, url}` of a number, or undefined: the page was loaded anew since. */
 export const upload = (number) => uploads.get(number);
