@@ -33,7 +33,6 @@ from PIL import Image
 from streamer.images.drawn import CLASSES, draw_pictures
 
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
-FRAMES = 120
 
 PAINTS = """async () => {
     const images = [...document.querySelectorAll("#results img")].slice(0, 10);
@@ -149,7 +148,10 @@ def serving(store: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "streamer", "serve", str(store), "--port", str(port), "--quiet"])
+    server = subprocess.Popen(
+        [sys.executable, "-m", "streamer", "serve", str(store), "--port", str(port), "--quiet"],
+        stdout=subprocess.DEVNULL,
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         while True:
@@ -165,7 +167,7 @@ def serving(store: Path) -> Iterator[str]:
         server.wait()
 
 
-def measure(address: str, queries: list[Path], rounds: int) -> dict[str, list[float]]:
+def measure(address: str, queries: list[Path], rounds: int, frame_count: int) -> dict[str, list[float]]:
     """Visit the page; every figure is in milliseconds."""
     from playwright.sync_api import sync_playwright
 
@@ -188,7 +190,7 @@ def measure(address: str, queries: list[Path], rounds: int) -> dict[str, list[fl
             page.goto(f"{address}/#view=map")
             page.locator("#legend button").first.wait_for()
             page.wait_for_timeout(500)
-            frames = page.evaluate(MAP_FRAMES, FRAMES)
+            frames = page.evaluate(MAP_FRAMES, frame_count)
             note({f"map_{name}_frame": times for name, times in frames.items()})
             note(page.evaluate(MAP_PAINTS, 10))
             context.close()
@@ -202,15 +204,17 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="a store that is there, in the place of drawn pictures")
     parser.add_argument("--images", type=int, default=50_000, help="how many pictures to draw (default 50000)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--queries", type=int, default=6, help="searches a round, 12 at most")
+    parser.add_argument("--frames", type=int, default=120, help="of the map, zoomed and panned")
     parser.add_argument("--output", type=Path, default=Path("artifacts"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         store = arguments.store or make_store(Path(scratch), arguments.images)
-        queries = draw_pictures(Path(scratch) / "queries", per_class=1, side=640, seed=9)[:6]
+        queries = draw_pictures(Path(scratch) / "queries", per_class=1, side=640, seed=9)[: arguments.queries]
         with serving(store) as address:
             with urllib.request.urlopen(f"{address}/api/info") as answer:  # noqa: S310
                 images = json.load(answer)["images"]
-            taken = measure(address, queries, arguments.rounds)
+            taken = measure(address, queries, arguments.rounds, arguments.frames)
     rows = [
         {
             "what": name,
