@@ -103,9 +103,9 @@ def alone(port: int, pictures: list[bytes], rounds: int) -> dict[str, dict[str, 
         "info, first byte": lambda _: ask(connection, "/api/info")[1],
         "search by a picture": lambda n: ask(connection, "/api/search", pictures[n % len(pictures)], JPEG)[2],
         "the same, exact": lambda n: ask(connection, "/api/search?exact=true", pictures[n % len(pictures)], JPEG)[2],
-        "search from a photo": lambda _: ask(connection, "/api/search", question, {"Content-Type": "application/json"})[
-            2
-        ],
+        "search from a photo": lambda _: ask(
+            connection, "/api/search", question, {"Content-Type": "application/json"}
+        )[2],
     }
     found = {}
     for name, request in requests.items():
@@ -193,9 +193,7 @@ def main() -> None:
     for name, row in single.items():
         print(f"{name:24}{row['p50']:9}{row['p99']:9}{row['largest']:9}")
     row = load["latency_ms"]
-    print(
-        f"{arguments.clients:2} clients, {arguments.seconds:.0f} s{'':9}{row['p50']:9}{row['p99']:9}{row['largest']:9}"
-    )
+    print(f"{arguments.clients:2} clients, {arguments.seconds:.0f} s{'':9}{row['p50']:9}{row['p99']:9}{row['largest']:9}")
     print(f"answers {load['statuses']}, {load['answers_per_second']} a second; the server ended with {code}")
     print("memory " + ", ".join(f"{name.removesuffix('_mb')} {value:.0f} MB" for name, value in memory.items()))
     results = {"rows": arguments.rows, "clients": arguments.clients, "alone": single, "load": load, "memory": memory}
