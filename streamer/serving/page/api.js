@@ -39,10 +39,11 @@ export async function getDuplicates({ threshold, limit }, signal) {
   return null;
 }
 
-/** The bytes of the map, and how many photos there are in all. */
+/** The bytes of the map, what is to be added to its ids, and how many photos there are in all. */
 export async function getMap(signal) {
   const response = await call("/api/map", { signal });
-  return { bytes: await response.arrayBuffer(), total: Number(response.headers.get("X-Images-Total")) };
+  const header = (name) => Number(response.headers.get(name));
+  return { bytes: await response.arrayBuffer(), idsFrom: header("X-Ids-From"), total: header("X-Images-Total") };
 }
 
 export const photoUrl = (id) => `/api/images/${id}`;

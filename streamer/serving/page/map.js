@@ -56,8 +56,8 @@ class MapView {
     const { signal } = this.#running;
     byId("map-frame").setAttribute("aria-busy", "true");
     try {
-      const [info, { bytes, total }] = await Promise.all([getInfo(signal), getMap(signal)]);
-      this.#points = new Points(bytes);
+      const [info, { bytes, idsFrom, total }] = await Promise.all([getInfo(signal), getMap(signal)]);
+      this.#points = new Points(bytes, idsFrom);
       this.#names = info.labels.map(({ label }) => label);
       this.#select(-1);
       this.#label = null;
@@ -87,7 +87,7 @@ class MapView {
       onClick: (left, top, touched) => {
         const point = this.#pointAt(left, top);
         this.#select(point);
-        if (point >= 0 && !touched) go({ id: this.#points.ids[point] }); // a finger has not seen the photo yet
+        if (point >= 0 && !touched) go({ id: this.#points.id(point) }); // a finger has not seen the photo yet
       },
     });
     canvas.addEventListener("keydown", (event) => this.#key(event));
@@ -109,7 +109,7 @@ class MapView {
     else if (zoom) this.#move(() => this.#viewport.zoomAt(...this.#selectedPlace(), zoom));
     else if (key === "0") this.#move(() => this.#viewport.reset());
     else if (key === "Escape") this.#select(-1);
-    else if (key === "Enter" && this.#selected >= 0) go({ id: this.#points.ids[this.#selected] });
+    else if (key === "Enter" && this.#selected >= 0) go({ id: this.#points.id(this.#selected) });
     else return;
     event.preventDefault();
   }
@@ -166,7 +166,7 @@ class MapView {
     this.#selected = point;
     byId("map-canvas").classList.toggle("over", point >= 0);
     if (point < 0) this.#card.hide();
-    else this.#card.show(this.#points.ids[point], this.#names[this.#points.labels[point]] ?? null, spoken);
+    else this.#card.show(this.#points.id(point), this.#names[this.#points.labels[point]] ?? null, spoken);
     this.#draw();
   }
 

@@ -37,7 +37,7 @@ export class MapPhotos {
     }
     for (const point of chosen) {
       if (this.#shown.has(point)) continue;
-      const image = element("img", { src: thumbUrl(points.ids[point]), alt: "", width: SIDE_PIXELS, height: SIDE_PIXELS });
+      const image = element("img", { src: thumbUrl(points.id(point)), alt: "", width: SIDE_PIXELS, height: SIDE_PIXELS });
       image.addEventListener("error", () => image.remove());
       this.#shown.set(point, image);
       this.#put(image, points, viewport, point);

@@ -6,17 +6,26 @@ export const UNLABELLED = 65535;
 
 /** Points as the server sends them, sorted into the cells of a grid over [-1, 1] x [-1, 1]. */
 export class Points {
-  /** Read the answer of /api/map: uint32 n and label count, then n ids, n x, n y and n label numbers. */
-  constructor(bytes) {
+  #ids;
+  #idsFrom;
+
+  /** Read the answer of /api/map: uint32 n and label count, then n ids less `idsFrom`, n x, n y, n label numbers. */
+  constructor(bytes, idsFrom = 0) {
     const [n, labelCount] = new Uint32Array(bytes, 0, 2);
     this.count = n;
     this.labelCount = labelCount;
-    this.ids = new Uint32Array(bytes, HEADER_BYTES, n);
+    this.#ids = new Uint32Array(bytes, HEADER_BYTES, n);
+    this.#idsFrom = idsFrom;
     this.x = new Float32Array(bytes, HEADER_BYTES + 4 * n, n);
     this.y = new Float32Array(bytes, HEADER_BYTES + 8 * n, n);
     this.labels = new Uint16Array(bytes, HEADER_BYTES + 12 * n, n);
     this.order = shuffled(n);
     this.#sort();
+  }
+
+  /** The id of a point's photo. */
+  id(point) {
+    return this.#idsFrom + this.#ids[point];
   }
 
   /** The nearest point for which `wanted(point)` holds within an ellipse of these radii, or -1. */
