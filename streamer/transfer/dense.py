@@ -17,8 +17,8 @@ DROPOUT = 0.5
 UNITS = (256, 192, 128, 96, 64, 48, 32, 24, 16, 8)
 """Units of the hidden layer where none are asked for: the first that fits into the memory budget."""
 
-# Without decay the cross-entropy of photos not seen was 4 % higher on pooled maps, with 3 a little; 1 is too much for the
-# 192 channel means of a map.
+# Over four splits, cross-entropy without decay was 5 % higher on 1,728 pooled features and 2 % on 4,800 and 192; 1 was
+# better still on the first two and worse on the last, the channels' means.
 _WEIGHT_DECAY = 0.5
 _RATE = 0.02
 _HIGHEST_RATE = 1e-3
