@@ -37,11 +37,14 @@ class Trained:
     layers : tuple of Dense
     settings : mapping
         What tells it from the other candidates.
+    skip : ndarray of shape (inputs, classes), float32, optional
+        See `Head`.
     """
 
     loss: float
     layers: tuple[Dense, ...]
     settings: Mapping[str, Any]
+    skip: NDArray[np.float32] | None = None
 
 
 class Trainer(Protocol):
@@ -116,7 +119,7 @@ def fit(
     ----------
     trainer : Trainer
     head : Head
-        With all that does not change; its layers are replaced.
+        With all that does not change; its layers and its skip are replaced.
     train, validation : FeatureDataset
     class_weights : ndarray of shape (classes,), float32
         How much an image of each class counts.
@@ -147,7 +150,7 @@ def fit(
                 _Bar(f"epoch {number}", passes * len(train.ids), progress, should_stop),
             )
             candidates = trainer.end_epoch()
-            heads = [replace(head, layers=each.layers) for each in candidates]
+            heads = [replace(head, layers=each.layers, skip=each.skip) for each in candidates]
             bar = _Bar("validation", len(validation.ids), progress, should_stop)
             found = measure(heads, validation, seen=bar) if len(validation.ids) else []
         except _StopAsked:

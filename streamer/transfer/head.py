@@ -23,8 +23,8 @@ from streamer.store import FeatureSpec
 
 __all__ = ["HEAD_FORMAT", "Dense", "Head", "untrained"]
 
-HEAD_FORMAT = 1
-"""Version of a head's file. A file of a higher format is refused."""
+HEAD_FORMAT = 2
+"""Version of a head's file. A file of a higher format is refused; heads with a skip came with 2."""
 
 _MADE_BY = "make it with 'streamer train STORE'"
 _DAMAGES = (
@@ -58,7 +58,7 @@ class Head:
     """A classifier of the features of one output.
 
     Features are standardised channel by channel, averaged over their map or flattened, and go through the layers, with
-    ReLU between them and softmax after the last.
+    ReLU between them and softmax after the last. Where there is a skip, the features also go straight to the classes.
 
     Attributes
     ----------
@@ -80,6 +80,8 @@ class Head:
         bytes.
     images : Images
         The limits under which the pictures of the store were decoded: those that are asked about are held to the same.
+    skip : ndarray of shape (inputs, classes), float32, optional
+        A linear model's kernel beside the layers: its products are added to what the last layer gives.
     """
 
     kind: str
@@ -92,6 +94,7 @@ class Head:
     layers: tuple[Dense, ...]
     facts: Mapping[str, Any]
     images: Images = field(default_factory=Images)
+    skip: NDArray[np.float32] | None = None
 
     @property
     def output(self) -> str:
@@ -136,10 +139,14 @@ class Head:
 
     def classified(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Probabilities, shape (b, classes), of what `prepared` gave."""
+        hidden = rows
         for layer in self.layers[:-1]:
-            rows = layer(rows)
-            np.maximum(rows, 0, out=rows)
-        return _softmax(self.layers[-1](rows))
+            hidden = layer(hidden)
+            np.maximum(hidden, 0, out=hidden)
+        logits = self.layers[-1](hidden)
+        if self.skip is not None:
+            logits += rows @ self.skip
+        return _softmax(logits)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one ``.npz`` file, atomically. Equal heads give equal bytes."""
@@ -157,6 +164,8 @@ class Head:
         arrays = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), "mean": self.mean, "scale": self.scale}
         for number, layer in enumerate(self.layers):
             arrays |= {f"kernel_{number}": layer.kernel, f"bias_{number}": layer.bias}
+        if self.skip is not None:
+            arrays["skip"] = self.skip
         with published(Path(path)) as partial, zipfile.ZipFile(partial, "w") as archive:
             for name, array in arrays.items():
                 # A ZipInfo made by hand bears the same date each time: 1980.
@@ -194,6 +203,7 @@ class Head:
                     layers=tuple(Dense(data[f"kernel_{n}"], data[f"bias_{n}"]) for n in range(about["layers"])),
                     facts=about["facts"],
                     images=Images(**about.get("images", {})),  # the first heads did not say
+                    skip=data.get("skip"),
                 )
         except FileNotFoundError:
             raise StreamerError(f"{path}: no head here; {_MADE_BY}") from None
@@ -220,6 +230,8 @@ class Head:
             "mean": (self.mean, (channels,)),
             "scale": (self.scale, (channels,)),
         }
+        if self.skip is not None:
+            wanted["skip"] = (self.skip, (width, len(self.classes)))
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
             units = len(self.classes) if last else layer.kernel.shape[-1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from streamer.config import format_bytes
 from streamer.errors import BudgetTooSmallError
 
-__all__ = ["TrainPlan", "plan_dense", "plan_linear"]
+__all__ = ["TrainPlan", "has_skip", "plan_dense", "plan_linear"]
 
 _MIB = 2**20
 # Python, numpy and this package hold 54 MiB, scikit-learn (with scipy) 100 more.
@@ -16,11 +16,11 @@ _LINEAR_BYTES = 160 * _MIB
 # With TensorFlow 2.21, after the first step of a small head: 692 MiB.
 _DENSE_BYTES = 710 * _MIB
 # Copies of the weights. scikit-learn: of each candidate the weights, Adam's two moments and the sum over the epoch;
-# once, what a step makes on its way, and the best head. Keras on TensorFlow: 6.4 were measured (100,352 x 128), and
+# once, what a step makes on its way, and the best head. Keras on TensorFlow: 7.4 were measured (100,352 x 128), and
 # there are the head of this epoch and the best.
 _OF_EACH_CANDIDATE = 4
 _OF_LINEAR = 6
-_OF_DENSE = 8.5
+_OF_DENSE = 9.5
 # Copies of a batch: as it is read, standardised, and as the framework takes it and computes with it.
 _OF_BATCH = 4
 # Of the budget: the window that images are mixed in, at the least and at the most.
@@ -28,6 +28,8 @@ _LEAST_WINDOW = 1 / 32
 _LARGEST_WINDOW = 1 / 8
 # Images of the validation and the test side, which both stay open, come in the order of the store.
 _PLAIN_WINDOW = 1 / 64
+# Weights of a skip that are had whatever the hidden layer: 4 MiB, a twentieth of what Keras holds when it is trained.
+_SMALL_SKIP = 2**20
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def plan_linear(budget: int, *, inputs: int, row_bytes: int, classes: int, batch
 def plan_dense(
     budget: int, *, inputs: int, row_bytes: int, classes: int, batch: int, units: Sequence[int]
 ) -> TrainPlan:
-    """Fit a dense head into a budget: with the first of those numbers of units that it holds.
+    """Fit a dense head into a budget: with the first of those numbers of units that it holds; see `has_skip`.
 
     Parameters
     ----------
@@ -93,11 +95,23 @@ def plan_dense(
     BudgetTooSmallError
         If not even the last fits.
     """
-    held = [
-        (count, _DENSE_BYTES + int(_OF_DENSE * 4 * ((inputs + 1) * count + (count + 1) * classes))) for count in units
-    ]
+    held = [(count, _DENSE_BYTES + int(_OF_DENSE * 4 * _dense_weights(inputs, count, classes))) for count in units]
     what = f"a dense head of {units[-1]} units on {inputs} features for {classes} classes"
     return _fitted(budget, held, batch * row_bytes, what)
+
+
+def has_skip(inputs: int, units: int, classes: int) -> bool:
+    """Whether a dense head has a linear model beside its hidden layer.
+
+    It has `inputs` x `classes` weights, so it is left out where they would be more than those of the hidden layer, and
+    more than a million.
+    """
+    return classes <= max(units, _SMALL_SKIP // inputs)
+
+
+def _dense_weights(inputs: int, units: int, classes: int) -> int:
+    skip = inputs * classes if has_skip(inputs, units, classes) else 0
+    return (inputs + 1) * units + (units + 1) * classes + skip
 
 
 def _fitted(budget: int, held: Sequence[tuple[int, int]], batch_bytes: int, what: str) -> TrainPlan:

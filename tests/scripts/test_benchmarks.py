@@ -18,6 +18,7 @@ from streamer.images import FolderSource
 from streamer.records import ImageRef
 from tests.faults.shim import missing
 from tests.images.hostile import photo
+from tests.serving.browser import missing as no_browser
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -141,6 +142,23 @@ def test_bench_storage_runs(tmp_path: Path) -> None:
     assert share["float32", "none"] == pytest.approx(1, abs=0.05)
     assert share["float16", "none"] == pytest.approx(0.5, abs=0.05)
     assert max(share["float32", kind] for kind in ("gzip", "lzf", "blosc")) < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(no_browser()), reason=no_browser() or "-")
+def test_bench_page_runs(tmp_path: Path) -> None:
+    options = ["--images", "96", "--rounds", "1", "--queries", "1", "--frames", "10", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "bench_page.py"), *options], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    data = json.loads((tmp_path / "bench_page.json").read_text(encoding="utf-8"))
+    rows = {row["what"]: row for row in data["rows"]}
+    assert data["images"] == 96 and rows["map_zoom_frame"]["measured"] == rows["map_pan_frame"]["measured"] == 10
+    assert 0 < rows["search_request"]["median_ms"] < rows["search_seen"]["median_ms"]
+    assert 0 < rows["first_paint"]["median_ms"] < rows["first_photos"]["median_ms"]
+    assert rows["map_paint"]["median_ms"] > 0 < rows["map_arcs"]["median_ms"]
+    assert "median ms" in done.stdout
 
 
 @pytest.mark.slow

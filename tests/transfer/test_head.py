@@ -17,7 +17,7 @@ from streamer.transfer.head import Dense, untrained
 from tests.conftest import spec
 
 
-def a_head(shape: tuple[int, ...] = (3, 3, 4), pool: str = "flatten") -> Head:
+def a_head(shape: tuple[int, ...] = (3, 3, 4), pool: str = "flatten", skip: bool = False) -> Head:
     random = np.random.default_rng(1)
     inputs = shape[-1] if pool == "gap" else int(np.prod(shape))
     return Head(
@@ -31,18 +31,21 @@ def a_head(shape: tuple[int, ...] = (3, 3, 4), pool: str = "flatten") -> Head:
         layers=untrained([inputs, 5, 3], seed=7),
         facts={"seed": 7},
         images=Images(max_pixels=5000),
+        skip=random.normal(size=(inputs, 3)).astype(np.float32) if skip else None,
     )
 
 
-@pytest.mark.parametrize("pool", ["flatten", "gap"])
-def test_probabilities_are_those_of_the_formula_in_float64(pool: str) -> None:
-    head = a_head(pool=pool)
+@pytest.mark.parametrize(("pool", "skip"), [("flatten", False), ("gap", False), ("flatten", True), ("gap", True)])
+def test_probabilities_are_those_of_the_formula_in_float64(pool: str, skip: bool) -> None:
+    head = a_head(pool=pool, skip=skip)
     features = np.random.default_rng(2).normal(size=(6, 3, 3, 4)).astype(np.float32)
     given = features.copy()
     x = (features.astype(np.float64) - head.mean) / head.scale
     x = x.mean(axis=(1, 2)) if pool == "gap" else x.reshape(6, -1)
     first, last = head.layers
     logits = np.maximum(x @ first.kernel + first.bias, 0) @ last.kernel + last.bias
+    if head.skip is not None:
+        logits += x @ head.skip
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     found = head.probabilities(features)
     assert found.dtype == np.float32
@@ -58,8 +61,9 @@ def test_large_logits_do_not_overflow() -> None:
     assert np.isfinite(found).all() and found.sum() == pytest.approx(1)
 
 
-def test_it_comes_back_as_it_was_and_equal_heads_are_equal_bytes(tmp_path: Path) -> None:
-    head = a_head()
+@pytest.mark.parametrize("skip", [False, True])
+def test_it_comes_back_as_it_was_and_equal_heads_are_equal_bytes(tmp_path: Path, skip: bool) -> None:
+    head = a_head(skip=skip)
     head.save(tmp_path / "a.npz")
     head.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -70,6 +74,12 @@ def test_it_comes_back_as_it_was_and_equal_heads_are_equal_bytes(tmp_path: Path)
     np.testing.assert_array_equal(again.probabilities(features), head.probabilities(features))
     names = ("kind", "classes", "spec", "fingerprint", "pool", "facts", "images", "output", "shape")
     assert [getattr(again, name) for name in names] == [getattr(head, name) for name in names]
+
+
+def test_a_head_of_the_format_before_skips_is_still_read(tmp_path: Path) -> None:
+    a_head().save(tmp_path / "a.npz")
+    change(tmp_path / "a.npz", format=1)
+    assert Head.load(tmp_path / "a.npz").skip is None
 
 
 def test_drawn_weights_are_the_same_each_time_and_of_glorots_size() -> None:
@@ -130,6 +140,8 @@ def test_what_is_no_head_or_a_damaged_one_is_refused_with_the_reason(tmp_path: P
     bad.layers[0].kernel[2, 1] = np.nan
     bad.save(path)
     refused("kernel_0 holds values that are no finite numbers")
+    replace(a_head(), skip=np.zeros((36, 2), np.float32)).save(path)
+    refused(r"skip is float32 of shape \(36, 2\), and should be float32 of shape \(36, 3\)")
     replace(a_head(), scale=np.zeros(4, np.float32)).save(path)
     refused("scale holds values that are not above zero")
     path.unlink()

@@ -10,7 +10,7 @@ from streamer.errors import BudgetTooSmallError
 from streamer.transfer.fit import class_weights_of
 from streamer.transfer.measure import measure
 from streamer.transfer.moments import moments
-from streamer.transfer.plan import _DENSE_BYTES, _OF_BATCH, _OF_DENSE, plan_dense, plan_linear
+from streamer.transfer.plan import _DENSE_BYTES, _OF_BATCH, _OF_DENSE, has_skip, plan_dense, plan_linear
 from tests.transfer.test_head import a_head
 
 MIB = 2**20
@@ -67,12 +67,16 @@ def test_class_weights_make_classes_count_the_same() -> None:
 def test_a_plan_takes_what_fits_and_names_the_smallest_budget_that_would_do() -> None:
     maps = {"inputs": 14 * 14 * 512, "row_bytes": 4 * 14 * 14 * 512, "classes": 10}
     units = (256, 128, 64, 32, 16)
-    for budget, expected in ((8 * 2**30, 256), (1536 * MIB, 128), (2**30, 64)):
-        plan = plan_dense(budget, batch=32, units=units, **maps)
+    # Of 70 classes, a skip would outweigh a hidden layer of 32, and is left out; with one of 128 it is not.
+    for budget, classes, expected in (
+        *((8 * 2**30, 10, 256), (1536 * MIB, 10, 128), (2**30, 10, 32)),
+        *((1792 * MIB, 70, 128), (2**30, 70, 32)),
+    ):
+        plan = plan_dense(budget, batch=32, units=units, **(maps | {"classes": classes}))
         assert plan.choice == expected and plan.expected_bytes <= budget
     # All windows are within what is expected: the validation and the test side stay open together.
-    alone = plan_dense(2**30, batch=32, units=[64], **maps)
-    weights = 4 * (maps["inputs"] + 1) * 64 + 4 * 65 * 10
+    alone = plan_dense(2**30, batch=32, units=[32], **maps)
+    weights = 4 * ((maps["inputs"] + 1) * 32 + 33 * 10 + maps["inputs"] * 10)
     held = _DENSE_BYTES + int(_OF_DENSE * weights) + _OF_BATCH * 32 * maps["row_bytes"]
     assert held + alone.buffer_bytes + 2 * alone.plain_buffer_bytes <= alone.expected_bytes
     assert plan_linear(2**30, batch=64, candidates=4, **maps).choice == 4
@@ -87,3 +91,9 @@ def test_a_plan_takes_what_fits_and_names_the_smallest_budget_that_would_do() ->
         assert plan_of(smallest, **maps, **options).expected_bytes <= smallest
         with pytest.raises(BudgetTooSmallError):
             plan_of(smallest - 32 * MIB, **maps, **options)
+
+
+def test_a_skip_is_left_out_where_it_would_outweigh_the_hidden_layer() -> None:
+    assert has_skip(14 * 14 * 512, units=64, classes=64) and not has_skip(14 * 14 * 512, units=64, classes=65)
+    assert has_skip(512, units=8, classes=1000)  # half a million weights are little
+    assert not has_skip(7 * 7 * 512, units=256, classes=1000)

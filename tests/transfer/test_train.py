@@ -313,6 +313,8 @@ def test_a_dense_head_is_trained_in_keras_and_answers_without_it(path: Path, tmp
     assert names[0].read_bytes() == names[1].read_bytes()
     head = Head.load(names[0])
     assert [layer.kernel.shape for layer in head.layers] == [(8, 16), (16, CLASSES)]
+    assert head.skip is not None and head.skip.shape == (8, CLASSES) and head.skip.any()
+    assert head.facts["settings"]["skip"] is True
     code = (
         "import sys; from streamer.store import Store; from streamer.transfer import Head, predict_stored\n"
         f"with Store({str(path)!r}) as store: found = list(predict_stored(Head.load({str(names[0])!r}), store))\n"
