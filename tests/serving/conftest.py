@@ -92,7 +92,7 @@ def small_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own_library(small_library: Path, tmp_path: Path) -> Path:
     """A copy of the library that a test may change; its photos are at other paths than the store knows."""
-    shutil.copytree(small_library, tmp_path / "own")
+    shutil.copytree(small_library, tmp_path / "own", ignore=shutil.ignore_patterns("thumbnails"))
     run(load_config(tmp_path / "own" / "config.yaml"))
     return tmp_path / "own"
 

@@ -25,7 +25,7 @@ def test_malformed_requests_are_refused_and_do_no_harm(
     served: Served, small_library: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The short version of scripts/torture_serve.py."""
-    for kind, data, ends in malformed_requests(120, 1, served.port):
+    for kind, data, ends in malformed_requests(80, 1, served.port):
         found = b""
         with served.connect() as connection:
             with contextlib.suppress(OSError):  # it may be refused before all is sent
@@ -63,7 +63,7 @@ def test_answers_are_as_they_are_described(served: Served) -> None:
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
 
             @hypothesis.settings(
-                max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+                max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
             )
             @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
             def holds(case: schemathesis.Case) -> None:
