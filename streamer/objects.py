@@ -19,7 +19,16 @@ from urllib.parse import unquote, urlsplit
 
 from streamer.errors import StreamerError
 
-__all__ = ["Bucket", "ObjectError", "ObjectMissingError", "RemoteLimits", "is_remote", "open_bucket", "url_fault"]
+__all__ = [
+    "Bucket",
+    "ObjectError",
+    "ObjectMissingError",
+    "RemoteLimits",
+    "is_remote",
+    "open_bucket",
+    "redacted",
+    "url_fault",
+]
 
 _SCHEMES = ("s3", "gs", "az", "https", "http")
 _REMOTE = re.compile(rf"({'|'.join(_SCHEMES)})://", re.IGNORECASE)
@@ -66,12 +75,20 @@ def is_remote(path: str) -> bool:
     return _REMOTE.match(path) is not None
 
 
+def redacted(url: str) -> str:
+    """An address without what may be secret in it: name and password, and a query that may sign it."""
+    return re.sub(r"\?.*", "?...", re.sub(r"(?<=://)[^/?#]*@", "...@", url), flags=re.DOTALL)
+
+
 def url_fault(url: str) -> str | None:
     """What is wrong with an address; None where nothing is.
 
     An address lies in the store and in logs, so it may hold no secret: a password, or a query that signs it.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        return f"is no address ({error})"
     if parts.scheme.lower() not in _SCHEMES or not parts.netloc:
         return f"is no address of an object store: {', '.join(f'{scheme}://' for scheme in _SCHEMES)} are read"
     if "@" in parts.netloc:
@@ -127,6 +144,16 @@ class Bucket:
             raise
         except Exception as error:  # noqa: BLE001
             raise _translated(error) from None
+
+    def parts(self, path: str, n_bytes: int) -> Iterator[bytes]:
+        """The bytes of a large object, each part by a request of its own, which has the time limit for itself."""
+        for start in range(0, n_bytes, _PART_BYTES):
+            length = min(_PART_BYTES, n_bytes - start)
+            try:
+                part = bytes(_obstore().get_range(self._store, path, start=start, length=length))
+            except Exception as error:  # noqa: BLE001
+                raise _translated(error) from None
+            yield part
 
     def put(self, path: str, content: bytes | Path) -> None:
         """Write an object, all at once for whoever reads it; a file goes in parts, a few in memory at a time."""
@@ -199,6 +226,8 @@ def _translated(error: Exception) -> ObjectError:
         return ObjectError(
             words.get(found[1], "the connection broke") + (f", after {tries[1]} retries" if tries else "")
         )
+    if type(error).__name__ == "InvalidPathError":
+        return ObjectError("a key has nothing, '.' or '..' between two slashes, and cannot be named")
     if isinstance(error, OSError) and error.strerror:
         return ObjectError(error.strerror)
     return ObjectError(type(error).__name__)

@@ -24,7 +24,7 @@ from typing import Any
 from streamer.errors import ConfigError, StoreCorruptError, StoreFormatError
 from streamer.files import digest_of, published, remove_tree, rename, replace_text
 from streamer.index import current_generation
-from streamer.objects import Bucket, ObjectMissingError, RemoteLimits, is_remote, open_bucket, url_fault
+from streamer.objects import Bucket, ObjectMissingError, RemoteLimits, is_remote, open_bucket, redacted, url_fault
 from streamer.records import Progress
 from streamer.store import (
     Catalog,
@@ -85,7 +85,12 @@ class Transfer:
 
 
 def push(
-    store: Path, url: str, *, limits: RemoteLimits | None = None, progress: Progress = lambda stage, done, total: None
+    store: Path,
+    url: str,
+    *,
+    everything: bool = False,
+    limits: RemoteLimits | None = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> Transfer:
     """Publish a store under an address; a run may go on beside it.
 
@@ -95,6 +100,8 @@ def push(
         The store's folder.
     url : str
         ``s3://bucket/prefix``, ``gs://``, ``az://``, or the path of a folder.
+    everything : bool
+        Send what is there already, too: it has been found damaged.
     limits : RemoteLimits, optional
     progress : callable, optional
         Called with ``("push", files done, files)``.
@@ -115,7 +122,8 @@ def push(
         with tempfile.TemporaryDirectory(prefix="streamer-push-") as scratch:
             try:
                 files, images, generation = _contents(store, Path(scratch) / "catalog.sqlite")
-                sent, n_bytes = _send(bucket, prefix, store, Path(scratch), files, progress)
+                there = {} if everything else _objects(bucket, prefix)
+                sent, n_bytes = _send(bucket, prefix, store, Path(scratch), files, there, progress)
                 break
             except FileNotFoundError:  # compact, or a new generation, has just taken its place
                 if attempt == _TRIES - 1:
@@ -168,6 +176,7 @@ def pull(
             there = _there(store)
             _mark(store, url, there, files)  # whatever happens now: this is a copy, before or after
             wanted = {name: facts for name, facts in files.items() if there.get(name) != facts}
+            _refuse_another(store, url, there, wanted)
             for done, (name, facts) in enumerate(sorted(wanted.items(), key=_catalog_last)):
                 _fetch(bucket, _at(prefix, f"objects/{facts[1]}"), facts, store / name, last=name == "catalog.sqlite")
                 progress("pull", done + 1, len(wanted))
@@ -185,7 +194,7 @@ def _open(url: str, limits: RemoteLimits | None) -> tuple[Bucket, str]:
     if is_remote(url) or "://" in url:
         fault = url_fault(url) or ("is a web server, which takes no files" if url.lower().startswith("http") else None)
         if fault:
-            raise ConfigError(f"{url} {fault}")
+            raise ConfigError(f"{redacted(url)} {fault}")
     return open_bucket(url, limits or RemoteLimits())
 
 
@@ -242,16 +251,21 @@ def _facts(path: Path) -> tuple[int, str]:
     return n_bytes, digest.hex()
 
 
+def _objects(bucket: Bucket, prefix: str) -> dict[str, int]:
+    """Digest and size of what was sent before."""
+    return {meta["path"].rpartition("/")[2]: meta["size"] for meta in bucket.listed(_at(prefix, "objects"))}
+
+
 def _send(
     bucket: Bucket,
     prefix: str,
     store: Path,
     scratch: Path,
     files: Mapping[str, tuple[int, str]],
+    there: Mapping[str, int],
     progress: Progress,
 ) -> tuple[int, int]:
     """Upload what is not there yet; how many files and bytes it was."""
-    there = {meta["path"].rpartition("/")[2]: meta["size"] for meta in bucket.listed(_at(prefix, "objects"))}
     wanted = {name: facts for name, facts in files.items() if there.get(facts[1]) != facts[0]}
     for done, (name, facts) in enumerate(sorted(wanted.items(), key=_catalog_last)):
         path = (scratch if name == "catalog.sqlite" else store) / name
@@ -308,6 +322,20 @@ def _require_copy(store: Path, url: str) -> None:
         )
 
 
+def _refuse_another(
+    store: Path, url: str, there: Mapping[str, tuple[int, str]], wanted: Mapping[str, tuple[int, str]]
+) -> None:
+    """A shard or generation is never written twice: where it is another one, so is the store that was pushed."""
+    if "catalog.sqlite" not in there:  # only half of it has come, and nobody reads it
+        return
+    for name in wanted:
+        if name in there and name != "catalog.sqlite":
+            raise StoreCorruptError(
+                f"{store}: {name} is another one at {url}: what was pushed there since is another store, made anew. "
+                "Searches go on in what is here; pull into a new folder"
+            )
+
+
 def _mark(store: Path, url: str, *states: Mapping[str, tuple[int, str]]) -> None:
     """Note where a copy comes from, and which catalogs may be found in it."""
     catalogs = [files["catalog.sqlite"][1] for files in states if "catalog.sqlite" in files]
@@ -346,17 +374,15 @@ def _checked(bucket: Bucket, path: str, facts: tuple[int, str], target: Path) ->
     arriving = target.with_name(target.name + ".pulled")
     try:
         with published(arriving) as partial, partial.open("wb") as file:
-            digest, n_bytes = blake2b(digest_size=16), 0
-            for chunk in bucket.chunks(path)[1]:
-                digest.update(chunk)
-                n_bytes += len(chunk)
-                file.write(chunk)
-                if n_bytes > facts[0]:
-                    break
+            digest, n_bytes = blake2b(digest_size=16), bucket.head(path)["size"]
+            if n_bytes == facts[0]:
+                for part in bucket.parts(path, n_bytes):
+                    digest.update(part)
+                    file.write(part)
             if (n_bytes, digest.hexdigest()) != facts:
                 raise StoreCorruptError(
-                    f"{path}: what came ({n_bytes} bytes) is not what was pushed ({facts[0]} bytes); the copy stays as "
-                    "it was. Pull again, or push anew"
+                    f"{path}: what is there ({n_bytes} bytes) is not what was pushed ({facts[0]} bytes); the copy "
+                    "stays as it was. Push once with --all, and pull again"
                 )
         yield arriving
     finally:

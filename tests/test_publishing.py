@@ -143,7 +143,7 @@ def test_a_pull_that_breaks_anywhere_leaves_one_store_or_the_other(
         copy = tmp_path / f"{count}.store"
         shutil.copytree(first, copy)
         with monkeypatch.context() as patch:
-            stop_after(patch, "chunks", count)
+            stop_after(patch, "head", count)
             try:
                 pull(url, copy)
             except ObjectError:
@@ -168,7 +168,8 @@ def test_what_comes_is_checked_byte_by_byte(store: Path, url: str, tmp_path: Pat
     victim.unlink()
     with pytest.raises(ObjectMissingError):
         pull(url, tmp_path / "copy.store")
-    victim.write_bytes(whole)
+    victim.write_bytes(whole[:100] + b"?" + whole[101:])
+    assert push(store, url).files == 0 and push(store, url, everything=True).files == 10  # as the message says
     assert pull(url, tmp_path / "copy.store").images == 300
 
 
@@ -232,6 +233,21 @@ def test_nobodys_own_work_is_replaced(store: Path, url: str, tmp_path: Path) -> 
         pull(url, tmp_path / "new.store")
 
 
+def test_a_store_that_was_made_anew_is_another(store: Path, url: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.store"
+    push(store, url)
+    pull(url, copy)
+    before = answers(copy)
+    shutil.rmtree(store)
+    write_features(store, ROWS[::-1] + 1)
+    publish_index(store, "ivf", components=4)
+    push(store, url)
+    with pytest.raises(StoreCorruptError, match=r"000001.* is another one .*pull into a new folder"):
+        pull(url, copy)
+    assert answers(copy) == before and check(copy).faults == []
+    assert pull(url, tmp_path / "new.store").images == 300
+
+
 def test_what_is_no_store_and_what_is_no_address(store: Path, url: str, tmp_path: Path) -> None:
     with pytest.raises(StoreMissingError, match="no store here"):
         push(tmp_path / "nothing", url)
@@ -240,8 +256,9 @@ def test_what_is_no_store_and_what_is_no_address(store: Path, url: str, tmp_path
         ("s3://key:secret@bucket/x", "holds a name or password"),
         ("ftp://host/x", "is no address of an object store"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=said) as error:
             push(store, bad)
+        assert "secret" not in str(error.value)
         with pytest.raises(ConfigError, match=said):
             pull(bad, tmp_path / "copy.store")
 

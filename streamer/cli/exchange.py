@@ -105,13 +105,14 @@ def import_(
 @click.command()
 @STORE
 @click.argument("url")
+@click.option("--all", "everything", is_flag=True, help="Send what is there already, too: it was found damaged.")
 @command
-def push(store: Path, url: str) -> Outcome:
+def push(store: Path, url: str, everything: bool) -> Outcome:
     """Publish STORE under URL (s3://bucket/prefix, gs://, az://, or a folder): what is new travels."""
     from streamer.publishing import push as push_store
 
     with progress_bars() as progress:
-        done = push_store(store, url, progress=progress)
+        done = push_store(store, url, everything=everything, progress=progress)
     return done.to_dict(), _told(done, f"{store} -> {url}"), ExitCode.DONE
 
 

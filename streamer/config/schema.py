@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from streamer.config.sizes import parse_bytes
+from streamer.objects import redacted, url_fault
 
 __all__ = ["NAMED_WEIGHTS", "Config", "Output", "Search", "Source", "expanded"]
 
@@ -113,6 +114,8 @@ class Source(_Section):
             raise ValueError(f"{found}; give the one that says where the photos are, for example folder: ~/Pictures")
         if self.exclude and self.folder is None:
             raise ValueError(f"exclude is for the files of a folder; leave it out with {self.kind}")
+        if self.url is not None and (fault := url_fault(self.url)):
+            raise ValueError(f"url: {redacted(self.url)} {fault}")
         hdf5 = self.array is not None and self.array.suffix.lower() in (".h5", ".hdf5")
         if hdf5 and self.dataset is None:
             raise ValueError(f"dataset is missing: which one of {self.array} holds the images?")

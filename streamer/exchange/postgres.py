@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import ConfigError, EngineUnavailableError, FingerprintMismatchError, Interrupted, StreamerError
 from streamer.exchange.rows import export_blocks
+from streamer.objects import redacted
 from streamer.records import ExportBlock, Progress
 from streamer.store import Store
 
@@ -123,7 +124,7 @@ def export_to_postgres(
                 "pooled output"
             )
         try:
-            with psycopg.connect(url) as connection:
+            with _connected(psycopg, url) as connection:
                 target = _Table(connection, table, store, name, dimension)
                 target.prepare()
                 removed, renamed, missing = target.compare()
@@ -137,6 +138,16 @@ def export_to_postgres(
             ) from None  # its own words may hold the address, and that a password
         seconds = round(time.monotonic() - began, 3)
         return TableExport(table, images, added, removed, renamed, dimension, indexed, target.sql, seconds)
+
+
+def _connected(psycopg: Any, url: str) -> Any:
+    try:
+        psycopg.conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        raise ConfigError(
+            f"{redacted(url)}: is no address of a database; see 'Connection URIs' in the documentation of PostgreSQL"
+        ) from None  # its own words quote the part with the password
+    return psycopg.connect(url)
 
 
 class _Table:
@@ -176,7 +187,7 @@ class _Table:
                 ) from None
         self._run(
             "CREATE TABLE IF NOT EXISTS {table} (id bigint PRIMARY KEY, key text NOT NULL, label text NOT NULL, "
-            f"path text NOT NULL, features vector({self._dimension}) NOT NULL)"
+            f"path text NOT NULL, content bytea NOT NULL, features vector({self._dimension}) NOT NULL)"
         )
         name = self._table.as_string(self._connection)
         said = self._run("SELECT obj_description(%s::regclass, 'pg_class')", name).fetchone()[0]
@@ -194,12 +205,16 @@ class _Table:
 
     def compare(self) -> tuple[int, int, NDArray[np.int64]]:
         """Take away what is gone, rename what is called otherwise; how many, and the ids of what is missing."""
-        self._run("CREATE TEMP TABLE live (id bigint PRIMARY KEY, key text, label text, path text)")
+        self._run("CREATE TEMP TABLE live (id bigint PRIMARY KEY, key text, label text, path text, content bytea)")
         with self._connection.cursor().copy("COPY live FROM STDIN") as copy:
-            for number, key, label, path in self._names():
-                copy.write_row((number, _storable(key), _storable(label), _storable(path)))
+            for key, number, _, _, path, label, content in self._store.catalog.known():
+                copy.write_row((number, _storable(key), _storable(label), _storable(path), content))
         self._run("ANALYZE live")
-        removed = self._run("DELETE FROM {table} t WHERE NOT EXISTS (SELECT 1 FROM live WHERE live.id = t.id)").rowcount
+        # By their content, too: another store may have the same ids.
+        removed = self._run(
+            "DELETE FROM {table} t WHERE NOT EXISTS "
+            "(SELECT 1 FROM live WHERE live.id = t.id AND live.content = t.content)"
+        ).rowcount
         renamed = self._run(
             "UPDATE {table} t SET key = live.key, label = live.label, path = live.path FROM live "
             "WHERE live.id = t.id AND (t.key, t.label, t.path) IS DISTINCT FROM (live.key, live.label, live.path)"
@@ -213,13 +228,6 @@ class _Table:
             missing = np.fromiter((row[0] for row in cursor), np.int64)
         self._connection.commit()
         return removed, renamed, missing
-
-    def _names(self) -> Iterator[tuple[int, str, str, str]]:
-        ids = self._store.ids()
-        for start in range(0, len(ids), _NAMES_AT_A_TIME):
-            found = self._store.catalog.names(ids[start : start + _NAMES_AT_A_TIME].tolist())
-            for number, (key, path, label) in found.items():
-                yield number, key, label, path
 
     def fill(self, missing: NDArray[np.int64], progress: Progress, should_stop: Callable[[], bool]) -> int:
         """Send what is missing, and commit each block."""
@@ -237,13 +245,15 @@ class _Table:
         from psycopg import sql
 
         rows = block.features[self._output].reshape(len(block.ids), -1)
-        statement = sql.SQL("COPY {} (id, key, label, path, features) FROM STDIN").format(self._table)
+        statement = sql.SQL("COPY {} (id, key, label, path, content, features) FROM STDIN").format(self._table)
+        query = "SELECT id, content FROM live WHERE id BETWEEN %s AND %s"
+        contents = dict(self._run(query, int(block.ids[0]), int(block.ids[-1])).fetchall()) if len(block.ids) else {}
         with self._connection.cursor().copy(statement) as copy:
             for number, *names, row in zip(
                 block.ids.tolist(), block.keys, block.labels, block.paths, rows, strict=True
             ):
                 vector = "[" + ",".join(map(repr, row.tolist())) + "]"
-                copy.write_row((number, *map(_storable, names), vector))
+                copy.write_row((number, *map(_storable, names), contents[number], vector))
 
     def index(self) -> bool:
         """Build the index after the rows are there, which is many times as fast; it is kept up to date from then on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import lzma
 import re
 import zipfile
 import zlib
@@ -200,7 +199,7 @@ def _archive_errors() -> Iterator[None]:
     """Turn what a decompressor raises over damaged bytes into a reason."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UnreadableImageError(f"damaged in the archive: {_one_line(error)}") from error
 
 

@@ -27,7 +27,7 @@ from streamer.images import (
 from streamer.index import annoy_installed, require_annoy
 from streamer.indexing import IndexSettings
 from streamer.memory import budget_bytes
-from streamer.objects import RemoteLimits, url_fault
+from streamer.objects import RemoteLimits
 from streamer.records import Augmentation, ImageRef, Rejected
 from streamer.store import FeatureSpec, Store, sorted_by_key
 
@@ -158,8 +158,6 @@ def open_source(config: Config) -> Iterable[ImageRef | Rejected]:
     if source.list is not None:
         return _InOrder(ListSource(source.list, remote_limits(config)))
     if source.url is not None:
-        if fault := url_fault(source.url):
-            raise ConfigError(f"source.url: {source.url} {fault}")
         if source.url.lower().startswith("http"):
             raise ConfigError(
                 f"source.url: {source.url}: a web server cannot be listed; name its photos in source.list"

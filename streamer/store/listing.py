@@ -24,7 +24,8 @@ def sorted_by_key(listing: Iterable[ImageRef | Rejected]) -> Iterator[ImageRef |
     Yields
     ------
     ImageRef or Rejected
-        Of images with the same key, the first is taken, and the others are `Rejected`: they cannot be told apart.
+        Of images with the same key, the first is taken, and the others are `Rejected`: they cannot be told apart. What
+        is listed twice, key and path, is listed once.
     """
     # A nameless database is SQLite's own temporary file: it spills to disk and vanishes when closed, or killed.
     with closing(sqlite3.connect("", isolation_level=None)) as db:
@@ -39,18 +40,16 @@ def sorted_by_key(listing: Iterable[ImageRef | Rejected]) -> Iterator[ImageRef |
                 db.executemany("INSERT INTO listing VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
                 rows.clear()
         db.executemany("INSERT INTO listing VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        taken: str | None = None
-        for *values, reason, lasting in db.execute("SELECT * FROM listing ORDER BY key, rowid"):
+        taken: ImageRef | None = None
+        for *values, reason, lasting in db.execute("SELECT * FROM listing ORDER BY key, reason IS NOT NULL, rowid"):
             ref = ImageRef(*values)
-            if reason is not None:
-                yield Rejected(ref, reason, bool(lasting))
-            elif ref.key == taken:
-                yield Rejected(
-                    ref, "another image of the source has the same key, and the first one is taken: rename it"
-                )
-            else:
-                taken = ref.key
-                yield ref
+            if taken is None or ref.key != taken.key:
+                taken = ref if reason is None else None
+                yield ref if reason is None else Rejected(ref, reason, bool(lasting))
+            elif ref.path != taken.path:
+                # Not for good, whatever is wrong with it: that would take away the features of the one that is taken.
+                twin = "another image of the source has the same key, and the first is taken: rename it"
+                yield Rejected(ref, reason or twin, lasting=False)
 
 
 def _row(item: ImageRef | Rejected) -> tuple[object, ...]:

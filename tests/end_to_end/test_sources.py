@@ -170,16 +170,32 @@ def test_shards_are_found_by_a_pattern_and_one_that_is_broken_loses_nothing(
         run(make("b", {"tar": "test-*.tar"}))
 
 
-def test_two_members_of_one_name_are_named(make: Make, pictures: Path, tmp_path: Path) -> None:
-    first, second = sorted(pictures.rglob("*.jpg"))[:2]
+def test_two_members_of_one_name_are_named_and_the_first_stays(make: Make, pictures: Path, tmp_path: Path) -> None:
+    first, second, third = sorted(pictures.rglob("*.jpg"))[:3]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.add(first, "x.jpg")
-        tar.add(second, "x.jpg")
+        for path, name in ((first, "x.jpg"), (second, "x.jpg"), (third, "/b.jpg"), (third, "b.jpg")):
+            info = tar.gettarinfo(path)
+            info.name = name
+            with path.open("rb") as file:
+                tar.addfile(info, file)
     config = make("a", {"tar": "a.tar"})
-    report = run(config)
-    assert (report.images["added"], report.images["failed"], report.exit_code) == (1, 1, 3)
-    with Store(config.store) as store:
-        assert "same key" in next(store.catalog.failures()).reason
+    for night in range(3):
+        report = run(config)
+        assert (report.images["added"], report.images["unchanged"]) == ((2, 0) if night == 0 else (0, 2))
+        assert (report.images["failed"], report.exit_code) == (2, 3)
+        with Store(config.store) as store:
+            assert [key for key, *_ in store.catalog.known()] == ["b.jpg", "x.jpg"]
+            reasons = [failure.reason for failure in store.catalog.failures()]
+        assert "absolute path" in reasons[0] and "same key" in reasons[1]
+
+
+def test_a_list_that_names_a_photo_twice_has_it_once(make: Make, pictures: Path, tmp_path: Path) -> None:
+    path = next(pictures.rglob("*.jpg"))
+    (tmp_path / "a.txt").write_text(f"{path}\n{path}\n")
+    config = make("a", {"list": "a.txt"})
+    for _ in range(3):
+        report = run(config)
+        assert (report.images["seen"], report.images["failed"], report.exit_code) == (1, 0, 0)
 
 
 def test_an_archive_that_is_still_being_copied_changes_nothing(
@@ -219,5 +235,6 @@ def test_what_a_config_cannot_mean(make: Make, source: dict[str, Any], said: str
     ],
 )
 def test_an_address_that_cannot_be_a_source(make: Make, url: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as error:
         run(make("a", {"url": url}))
+    assert "secret" not in str(error.value)

@@ -120,10 +120,23 @@ def test_anothers_table_is_left_alone(store: Path, url: str, table: str, tmp_pat
         export_to_postgres(store, url, table=f"{table}_b")
 
 
+def test_another_store_of_the_same_network_takes_the_place_of_the_first(
+    store: Path, url: str, table: str, tmp_path: Path
+) -> None:
+    """Its images have the same ids."""
+    export_to_postgres(store, url, table=table)
+    write_features(tmp_path / "b.store", ROWS[::-1][:50] + 1, [f"dogs/{number}.jpg" for number in range(50)])
+    done = export_to_postgres(tmp_path / "b.store", url, table=table)
+    assert (done.added, done.removed, done.images) == (50, 600, 50)
+    ((key, _, score), *_) = ask(url, done.sql, {"features": str((ROWS[-8] + 1).tolist())})
+    assert key == "dogs/7.jpg" and score == pytest.approx(1)
+
+
 def test_a_database_that_is_not_there_is_named_without_its_password(store: Path) -> None:
-    with pytest.raises(StreamerError, match="the database says") as error:
-        export_to_postgres(store, "postgresql://me:secret@127.0.0.1:1/photos")
-    assert "secret" not in str(error.value)
+    for password, said in (("secret", "the database says"), ("se%zzcret", "is no address of a database")):
+        with pytest.raises(StreamerError, match=said) as error:
+            export_to_postgres(store, f"postgresql://me:{password}@127.0.0.1:1/photos")
+        assert "cret" not in str(error.value)
 
 
 def test_the_command_says_how_to_search(store: Path, url: str, table: str) -> None:

@@ -126,4 +126,6 @@ def _array(path: str, dataset: str | None) -> Iterator[Any]:
         found = file.get(dataset)
         if not isinstance(found, h5py.Dataset):
             raise ValueError(f"there is no dataset {dataset!r}; there are {', '.join(sorted(file)) or 'none'}")
+        if found.file != file or found.external or found.is_virtual:
+            raise ValueError(f"the dataset {dataset!r} takes its bytes from another file")
         yield found

@@ -91,7 +91,11 @@ class ListSource:
         key, place, label = wanted
         if is_remote(place):
             return describe_object(key, place, label, self.limits)
-        found = describe_file(key, place)
+        try:
+            found = describe_file(key, place)
+        except ValueError as error:  # a NUL, or half a character
+            key, place = (text.encode("utf-8", "backslashreplace").decode() for text in (key, place))
+            return Rejected(ImageRef(key, place.replace("\0", "\\0"), 0, 0, ""), f"no file has such a path ({error})")
         if isinstance(found, Rejected):
             return replace(found, ref=replace(found.ref, label=label))
         return replace(found, label=label)

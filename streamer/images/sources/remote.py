@@ -10,7 +10,7 @@ from typing import Any
 from streamer.images.opened import OpenedImage, UnreadableImageError, open_bytes
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.images.sources.members import key_of_member, label_of
-from streamer.objects import ObjectError, RemoteLimits, open_bucket, url_fault
+from streamer.objects import ObjectError, RemoteLimits, open_bucket, redacted, url_fault
 from streamer.records import ImageRef, Rejected
 
 __all__ = ["RemoteSource", "describe_object", "fetch", "open_remote"]
@@ -93,10 +93,11 @@ def open_remote(url: str, max_bytes: int = 256 * 2**20) -> Iterator[OpenedImage]
 
 def describe_object(key: str, url: str, label: str, limits: RemoteLimits) -> ImageRef | Rejected:
     """Describe one object by asking for its head."""
-    ref = ImageRef(key, url, 0, 0, label)
     fault = url_fault(url)
     if fault is not None:
-        return Rejected(ref, f"the address {fault}")
+        shown = redacted(url)
+        return Rejected(ImageRef(shown.partition("://")[2], shown, 0, 0, ""), f"the address {fault}")
+    ref = ImageRef(key, url, 0, 0, label)
     try:
         with _fetching():
             bucket, path = open_bucket(url, limits)

@@ -26,6 +26,8 @@ __all__ = ["TarSource", "open_tar_member"]
 _BLOCK = 512
 _SAMPLE = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _MOST_LABEL_BYTES = 1024
+_MOST_IN_SAMPLE = 64
+_LAST_SECOND = 2**33
 _COMPRESSED = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ": "xz -d", b"(\xb5/\xfd": "zstd -d"}
 
 
@@ -41,7 +43,7 @@ class TarSource:
     ------
     ImageRef or Rejected
         In the order of the archive, not of the keys. The path is that of the archive, ``#``, the member's name, ``#``
-        and where its bytes begin. The label is what a ``.cls`` member of the same sample says, else the member's
+        and where its header begins. The label is what a ``.cls`` member of the same sample says, else the member's
         folder. Links, and names that lead out of the archive, are `Rejected`. Of several archives, one that cannot be
         listed to its end is a `Rejected` whose key ends in ``"/"``: nothing is known of the images in it.
 
@@ -75,6 +77,9 @@ def _images(path: str, prefix: str) -> Iterator[ImageRef | Rejected]:
             if of != sample:
                 yield from _with_label(waiting, label)
                 sample, label, waiting = of, "", []
+            if len(waiting) == _MOST_IN_SAMPLE:  # no sample, but names that share what is before their first dot
+                yield from _with_label(waiting, label)
+                waiting = []
             if found and found[2].lower() == "cls" and member.isreg() and member.size <= _MOST_LABEL_BYTES:
                 file.seek(member.offset_data)
                 label = file.read(member.size).decode("utf-8", "replace").strip()
@@ -99,9 +104,18 @@ def _image(path: str, prefix: str, member: tarfile.TarInfo) -> list[ImageRef | R
     elif fault is None and member.issparse():
         fault = "stored as a sparse file: pack it as a whole"
     named = member.name.encode("utf-8", "backslashreplace").decode()
-    place = f"{path}#{named}#{member.offset_data}"
-    ref = ImageRef(prefix + key, place, member.size, int(member.mtime * 10**9), label_of(key))
+    place = f"{path}#{named}#{member.offset}"
+    ref = ImageRef(prefix + key, place, member.size, _mark(member), label_of(key))
     return [ref if fault is None else Rejected(ref, fault)]
+
+
+def _mark(member: tarfile.TarInfo) -> int:
+    """The time of the last change, to the second, and where the member stands.
+
+    Archives are often made with one time for all: members that have changed places are read again.
+    """
+    seconds = int(member.mtime) if 0 <= member.mtime < _LAST_SECOND else 0  # it may be infinite, or no number
+    return seconds * 10**9 + member.offset // _BLOCK % 10**9
 
 
 def _members(path: str, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
@@ -112,19 +126,21 @@ def _members(path: str, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     SourceUnavailableError
         If it does not end as archives end: with a block of zeros.
     """
-    count = 0
+    count, end = 0, -1
     try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+        with _opened(file) as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # the library would keep them all
-                count += 1
+                if member.size < 0 or archive.offset <= end:
+                    raise tarfile.ReadError(f"member {count + 1} leads backwards")
+                count, end = count + 1, archive.offset
                 yield member
             end = archive.offset
         file.seek(end)
         if file.read(_BLOCK) == bytes(_BLOCK):
             return
         what = f"it is damaged or cut short at byte {end}"
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+    except (tarfile.TarError, OSError, ValueError, ArithmeticError, EOFError) as error:
         what = str(error) or type(error).__name__
     raise SourceUnavailableError(
         f"{path}: the archive cannot be listed after {count} members ({what}). Nothing was changed; copy it anew, or "
@@ -166,15 +182,17 @@ def open_tar_member(path: str, member: str) -> Iterator[OpenedImage]:
         ``NAME#OFFSET``, as `TarSource` lists it.
     """
     name, _, offset = member.rpartition("#")
-    with open_regular(path) as (file, _, is_unchanged):
+    with open_regular(path) as (file, state, is_unchanged):
         start = int(offset)
-        with file_errors():
-            file.seek(max(0, start - _BLOCK))
-            block = file.read(_BLOCK)
         try:
-            size = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size
-        except tarfile.TarError as error:
-            raise UnreadableImageError(
-                f"the archive has changed: {name!r} is no longer at byte {start}", lasting=False
-            ) from error
-        yield OpenedImage(BufferedReader(Window(file, start, size)), size, is_unchanged)
+            with file_errors(), _opened(BufferedReader(Window(file, start, max(0, state.st_size - start)))) as archive:
+                found = archive.next()
+        except tarfile.TarError:
+            found = None
+        if found is None or not found.isreg() or found.name.encode("utf-8", "backslashreplace").decode() != name:
+            raise UnreadableImageError(f"the archive has changed: {name!r} is no longer at byte {start}", lasting=False)
+        yield OpenedImage(BufferedReader(Window(file, start + found.offset_data, found.size)), found.size, is_unchanged)
+
+
+def _opened(file: BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape")

@@ -18,7 +18,8 @@ from streamer.records import ImageRef, Rejected
 
 __all__ = ["ZipSource", "open_zip_member"]
 
-_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+# The others inflate as much as they like at a time, and photos are hardly ever packed by them.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class ZipSource:
@@ -75,9 +76,13 @@ def _image(path: str, entry: ZipEntry) -> ImageRef | Rejected | None:
         fault = "it is encrypted: pack it without a password"
     elif fault is None and entry.method not in _METHODS:
         fault = f"it is compressed by method {entry.method}, which is not read here: pack it with 'deflate'"
-    named = entry.name.encode("utf-8", "backslashreplace").decode()
-    ref = ImageRef(key, f"{path}#{named}#{entry.at}", entry.n_bytes, entry.time_ns, label_of(key))
+    mark = entry.time_ns + entry.crc % 10**9  # times are to two seconds, and often the same for all
+    ref = ImageRef(key, f"{path}#{_named(entry)}#{entry.at}", entry.n_bytes, mark, label_of(key))
     return ref if fault is None else Rejected(ref, fault)
+
+
+def _named(entry: ZipEntry) -> str:
+    return entry.name.encode("utf-8", "backslashreplace").decode()
 
 
 @contextlib.contextmanager
@@ -96,6 +101,8 @@ def open_zip_member(path: str, member: str) -> Iterator[OpenedImage]:
         try:
             with file_errors():
                 entry = entry_at(file, int(offset))
+                if _named(entry) != name or entry.encrypted or entry.method not in _METHODS:
+                    raise BadZipError("another member stands there")
                 start = start_of_data(file, entry)
         except BadZipError as error:
             raise UnreadableImageError(

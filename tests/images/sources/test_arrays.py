@@ -67,6 +67,22 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         taken(ArraySource(source.path, "images"))
 
 
+def test_a_dataset_that_takes_its_bytes_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "private.bin").write_bytes(bytes(360 * 5))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["images"] = PIXELS
+    layout = h5py.VirtualLayout(PIXELS.shape, np.uint8)
+    layout[...] = h5py.VirtualSource(str(tmp_path / "other.h5"), "images", PIXELS.shape)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        external = [(str(tmp_path / "private.bin"), 0, 360 * 5)]
+        file.create_dataset("external", PIXELS.shape, np.uint8, external=external)
+        file["link"] = h5py.ExternalLink("other.h5", "images")
+        file.create_virtual_dataset("virtual", layout)
+    for name in ("external", "link", "virtual"):
+        with pytest.raises(SourceUnavailableError, match="takes its bytes from another file"):
+            taken(ArraySource(tmp_path / "a.h5", name))
+
+
 @pytest.mark.parametrize("kind", ["npy", "hdf5"])
 def test_an_image_beyond_the_end_is_rejected(tmp_path: Path, kind: str) -> None:
     path = taken(written(tmp_path, kind))[0].path[:-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamer.images import ListSource, SourceUnavailableError
-from streamer.records import Decoded, ImageRef
+from streamer.records import Decoded, ImageRef, Rejected
 from tests.images.sources.archived import decoded, picture, refused, taken
 
 
@@ -62,6 +62,25 @@ def test_what_is_not_there_is_named_and_the_rest_is_taken(photos: Path) -> None:
     source = ListSource(photos / "a.txt")
     assert [ref.key for ref in taken(source)] == ["cat/a.png"]
     assert "vanished" in refused(source)["gone.png"] and "not a regular file" in refused(source)["cat"]
+
+
+def test_a_path_that_can_be_none_is_named_and_the_rest_is_taken(photos: Path) -> None:
+    rows = ["a\0b.png", "half \ud800.png", "http://[::1/x.jpg", "cat/a.png"]
+    (photos / "a.jsonl").write_text("".join(json.dumps({"path": path}) + "\n" for path in rows))
+    source = ListSource(photos / "a.jsonl")
+    assert [ref.key for ref in taken(source)] == ["cat/a.png"]
+    reasons = list(refused(source).values())
+    assert len(reasons) == 3 and sum("no file has such a path" in reason for reason in reasons) == 2
+    assert sum("is no address" in reason for reason in reasons) == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["https://me:hunter2@host/a.jpg", "https://host/a.jpg?sig=hunter2", "s3://hunter2@b/a.jpg"]
+)
+def test_a_secret_in_a_list_is_not_passed_on(photos: Path, address: str) -> None:
+    (photos / "a.txt").write_text(address + "\n")
+    (found,) = ListSource(photos / "a.txt")
+    assert isinstance(found, Rejected) and "hunter2" not in repr(found)
 
 
 @pytest.mark.parametrize(

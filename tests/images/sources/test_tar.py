@@ -25,7 +25,7 @@ def test_members_are_images_by_their_names(tmp_path: Path, form: int) -> None:
     assert [(ref.key, ref.label) for ref in refs] == [
         *((key, key.partition("/")[0]) for key in MEMBERS), ("top.PNG", ""), ("dot/a.png", "dot")
     ]  # fmt: skip
-    assert {ref.mtime_ns for ref in refs} == {1_700_000_000 * 10**9}
+    assert {ref.mtime_ns // 10**9 for ref in refs} == {1_700_000_000} and len({ref.mtime_ns for ref in refs}) == 6
     for ref, found in zip(refs, decoded(refs), strict=True):
         data = members.get(ref.key) or members["./" + ref.key]
         assert isinstance(found, Decoded) and ref.size == len(data)
@@ -118,10 +118,43 @@ def test_an_archive_that_was_written_anew_gives_no_wrong_picture(tmp_path: Path)
     path = write_tar(tmp_path / "a.tar", MEMBERS)
     refs = taken(TarSource([path]))
     write_tar(path, {"other.png": picture(50) * 40, **MEMBERS})
-    for found in decoded(refs[1:]):
-        assert isinstance(found, Rejected) and not found.lasting
+    for found in decoded(refs):
+        assert isinstance(found, Rejected) and not found.lasting and "has changed" in found.reason
     path.unlink()
     assert all(isinstance(each, Rejected) and "cannot be read" in each.reason for each in decoded(refs))
+
+
+def test_members_of_one_size_and_time_that_change_places_are_read_again(tmp_path: Path) -> None:
+    one, other = picture(1, "PPM"), picture(2, "PPM")
+    before = taken(TarSource([write_tar(tmp_path / "a.tar", {"a.ppm": one, "b.ppm": other})]))
+    after = taken(TarSource([write_tar(tmp_path / "a.tar", {"b.ppm": one, "a.ppm": other})]))
+    assert all(isinstance(each, Rejected) for each in decoded(before))
+    marks = {ref.key: ref.mtime_ns for ref in before}
+    assert all(ref.mtime_ns != marks[ref.key] for ref in after)
+
+
+def test_an_archive_that_leads_backwards_ends(tmp_path: Path) -> None:
+    """tarfile of releases before August 2025 would go round for ever."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+        back = tarfile.TarInfo("b.png")
+        back.pax_headers = {"size": "-1536"}
+        archive.addfile(back)
+    with pytest.raises(SourceUnavailableError, match="cannot be listed after 1 members"):
+        list(TarSource([path]))
+
+
+@pytest.mark.parametrize("mtime", ["inf", "nan", "1e30", "-5"])
+def test_a_time_that_is_none_is_taken_for_none(tmp_path: Path, mtime: str) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo("a.png")
+        info.pax_headers = {"mtime": mtime}
+        info.size = len(picture(1))
+        archive.addfile(info, io.BytesIO(picture(1)))
+    (ref,) = taken(TarSource([path]))
+    assert ref.mtime_ns == 0 and isinstance(decoded([ref])[0], Decoded)
 
 
 def test_a_member_that_claims_more_than_a_limit_is_not_read(tmp_path: Path) -> None:
@@ -130,24 +163,25 @@ def test_a_member_that_claims_more_than_a_limit_is_not_read(tmp_path: Path) -> N
     assert isinstance(found, Rejected) and "larger than the limit of 1000000" in found.reason
 
 
-def test_a_large_archive_is_listed_in_little_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["{:06d}.png", "frame.{:06d}.png"])
+def test_a_large_archive_is_listed_in_little_memory(tmp_path: Path, name: str) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
-        for number in range(5_000):
-            archive.addfile(tarfile.TarInfo(f"{number:06d}.png"), io.BytesIO())
+        for number in range(3_000):
+            archive.addfile(tarfile.TarInfo(name.format(number)), io.BytesIO())
     tracemalloc.start()
     try:
         count = sum(1 for _ in TarSource([path]))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert count == 5_000 and peak < 5_000 * 100  # the library's own list takes 1.5 kB a member
+    assert count == 3_000 and peak < 3_000 * 80  # the library's own list takes 1.5 kB a member
 
 
 def test_a_file_by_the_name_of_a_member_is_a_file(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"x.png": picture(1)})
     (ref,) = taken(TarSource([path]))
-    twin = Path(f"{path}#x.png#512")
+    twin = Path(f"{path}#x.png#0")
     assert ref.path == str(twin) and os.sep not in "x.png"
     twin.write_bytes(picture(2))
     (found,) = decoded([ImageRef("k", str(twin), 1, 1, "")])
