@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamer.errors import CompressionUnavailableError, StoreCorruptError, StoreFormatError
 from streamer.residency import MAPS
-from streamer.store.compression import require_compression
+from streamer.store.compression import COMPRESSIONS, require_compression
 from streamer.store.direct import DirectRows, read_blocks
 from streamer.store.mapped import MappedRows
 from streamer.store.shard import shard_path
@@ -304,7 +304,10 @@ def _check(file: h5py.File, path: Path, spec: FeatureSpec) -> None:
             raise StoreCorruptError(
                 f"{path}: /features/{output} is {dataset.dtype} {dataset.shape}, not {spec.dtype} {shape}; {_REMEDY}"
             )
-    require_compression(_compression(file), path)
+    compression = _compression(file)
+    if compression not in COMPRESSIONS:  # a release that knows others has another format
+        raise StoreCorruptError(f"{path}: is compressed by {compression!r}, which there is not: it is damaged")
+    require_compression(compression, path)
 
 
 def _read_run(dataset: h5py.Dataset, first: int, out: NDArray[np.float32]) -> None:
