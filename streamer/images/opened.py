@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 __all__ = [
+    "ImageGoneError",
+    "ImageTooLargeError",
     "OpenedImage",
     "UnreadableImageError",
     "Window",
@@ -35,6 +37,17 @@ class UnreadableImageError(Exception):
     def __init__(self, reason: str, *, lasting: bool = True) -> None:
         super().__init__(reason)
         self.lasting = lasting
+
+
+class ImageGoneError(UnreadableImageError):
+    """There is no such file, or no such image in it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, lasting=False)
+
+
+class ImageTooLargeError(UnreadableImageError):
+    """It exceeds a limit: of bytes, of pixels, or of the memory that the plan leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,8 @@ def file_errors() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise ImageGoneError(f"the file cannot be read: {reason}") from error
         raise UnreadableImageError(f"the file cannot be read: {reason}", lasting=False) from error
 
 

@@ -43,6 +43,7 @@ class ServePlan:
         The budget that searches are told of: maps and blocks take their shares of it.
     workers : int
         Processes that decode what is sent.
+        Those that make previews of photos are as many again.
     decode_bytes : int
         What all decoding together may hold.
     extractor : Extractor or None
@@ -55,10 +56,15 @@ class ServePlan:
     decode_bytes: int
     extractor: Extractor | None
 
+    @property
+    def share_bytes(self) -> int:
+        """What one process holds of `decode_bytes` for a picture that is not known to take more."""
+        return self.decode_bytes // (2 * self.workers)
+
     def __str__(self) -> str:
         network = self.extractor.summary if self.extractor is not None else "no network: features were imported"
         return (
-            f"{format_bytes(self.budget_bytes)} for all: {network}; {self.workers} decoding processes, "
+            f"{format_bytes(self.budget_bytes)} for all: {network}; {2 * self.workers} decoding processes, "
             f"{format_bytes(self.decode_bytes)} for decoding"
         )
 
@@ -82,7 +88,7 @@ def plan_serving(store: Store, settings: ServeSettings) -> ServePlan:
         + _SEARCH_BYTES
         + _KEPT_BYTES
         + maps
-        + workers * WORKER_BYTES
+        + 2 * workers * WORKER_BYTES
         + settings.max_searches * UPLOAD_BUFFER_BYTES
         + settings.max_requests * _REQUEST_BYTES
     )

@@ -68,7 +68,7 @@ class Service:
             self._closing.callback(self.uploads.close)
             self.queries = Queries(path, self.plan, settings, gate)
             self._closing.callback(self.queries.close)
-            self.shelf = PhotoShelf(path, settings, limits, gate)
+            self.shelf = PhotoShelf(path, self.plan, settings, limits, gate)
             self._closing.callback(self.shelf.close)
             self.maps: Jobs[LibraryMap] = Jobs("map", most_kept=_MAPS_KEPT, most_waiting=_MAPS_KEPT - 1)
             self._closing.callback(self.maps.close)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamer.images.opened import OpenedImage, UnreadableImageError, Window, file_errors, open_regular
+from streamer.images.opened import ImageGoneError, OpenedImage, UnreadableImageError, Window, file_errors, open_regular
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.records import ImageRef, Rejected
 
@@ -87,7 +87,7 @@ def open_array_member(path: str, member: str) -> Iterator[OpenedImage]:
         with file_errors(), _array(path, dataset or None) as array:
             count, height, width, _ = array.shape
             if int(number) >= count:
-                raise UnreadableImageError(f"there is no image {number}: the array holds {count}", lasting=False)
+                raise ImageGoneError(f"there is no image {number}: the array holds {count}")
             n_bytes = height * width * 3
             if dataset:
                 image: Any = _DatasetImage(path, dataset, int(number))

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from streamer.images.opened import OpenedImage, UnreadableImageError, Window, file_errors, open_regular
+from streamer.images.opened import ImageGoneError, OpenedImage, UnreadableImageError, Window, file_errors, open_regular
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.images.sources.members import key_of_member, label_of, name_fault
 from streamer.records import ImageRef, Rejected
@@ -174,7 +174,5 @@ def open_tar_member(path: str, member: str) -> Iterator[OpenedImage]:
         try:
             size = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size
         except tarfile.TarError as error:
-            raise UnreadableImageError(
-                f"the archive has changed: {name!r} is no longer at byte {start}", lasting=False
-            ) from error
+            raise ImageGoneError(f"the archive has changed: {name!r} is no longer at byte {start}") from error
         yield OpenedImage(BufferedReader(Window(file, start, size)), size, is_unchanged)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from streamer.images.opened import OpenedImage, UnreadableImageError, Window, file_errors, open_regular
+from streamer.images.opened import ImageGoneError, OpenedImage, UnreadableImageError, Window, file_errors, open_regular
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.images.sources.members import key_of_member, label_of, name_fault
 from streamer.images.sources.zip_directory import BadZipError, ZipEntry, entries, entry_at, start_of_data
@@ -98,8 +98,8 @@ def open_zip_member(path: str, member: str) -> Iterator[OpenedImage]:
                 entry = entry_at(file, int(offset))
                 start = start_of_data(file, entry)
         except BadZipError as error:
-            raise UnreadableImageError(
-                f"the archive is damaged or has changed ({error}): {name!r} is no longer there", lasting=False
+            raise ImageGoneError(
+                f"the archive is damaged or has changed ({error}): {name!r} is no longer there"
             ) from error
         info = zipfile.ZipInfo(name)
         info.compress_type, info.CRC = entry.method, entry.crc
