@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from PIL import Image
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamer.images import decode_pool
 from tests.serving.conftest import Served, Serving
@@ -140,6 +141,48 @@ def test_who_does_not_read_is_dropped(serve_with: Serving, tmp_path: Path) -> No
                     connection.sendall(request * 20)
                     time.sleep(0.02)
         assert served.client.get("/api/health").status_code == 200
+
+
+def test_who_reads_a_little_of_a_last_answer_and_stops_is_dropped(
+    serve_with: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read brings the buffer below its mark, and no further call ever comes for a connection that closes."""
+    made: list[Any] = []
+    made_by_uvicorn = H11Protocol.connection_made
+
+    def connection_made(self: Any, transport: Any) -> None:
+        made_by_uvicorn(self, transport)
+        made.append(self)
+
+    monkeypatch.setattr(H11Protocol, "connection_made", connection_made)
+    with serve_with(stall_seconds=1.0, header_seconds=300.0) as served:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", served.port))
+        with connection:
+            connection.settimeout(20)
+            deadline = time.monotonic() + 20
+            while not made:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            (protocol,) = made
+
+            def answer_and_close() -> None:
+                protocol.transport.set_write_buffer_limits(high=12 * MIB, low=8 * MIB)
+                protocol.transport.write(bytes(16 * MIB))
+                protocol.transport.close()
+                protocol._expect_reader()
+
+            protocol.loop.call_soon_threadsafe(answer_and_close)
+            while not protocol._stall_timer:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            while protocol.transport.get_write_buffer_size() > 8 * MIB:
+                assert connection.recv(65536)
+            assert protocol.transport.get_write_buffer_size() > 4 * MIB
+            while protocol in protocol.connections:
+                assert time.monotonic() < deadline, "it is held for ever"
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
