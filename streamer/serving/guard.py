@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -34,6 +35,8 @@ _HEADERS = [
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=(), payment=(), usb=()"),
     (b"x-frame-options", b"DENY"),
 ]
+# What another page may link to: a photo, opened as a page of its own.
+_PHOTO = re.compile(r"/api/images/[0-9]+")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # How long, and how much, is taken from a client that goes on sending after it was refused: were the connection closed
 # at once, its system would throw the answer away unread.
@@ -114,8 +117,12 @@ class Guard:
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         unsafe = scope["method"] not in _SAFE_METHODS
         foreign = origin is not None and not self._hosts.is_own_origin(origin, host)
-        navigates = headers.get("sec-fetch-mode") == "navigate"
-        if (foreign or site not in ("same-origin", "none")) and (unsafe or (_is_api(scope["path"]) and not navigates)):
+        linked = (
+            _PHOTO.fullmatch(scope["path"]) is not None
+            and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"  # and no frame, which that page could fill with it
+        )
+        if (foreign or site not in ("same-origin", "none")) and (unsafe or (_is_api(scope["path"]) and not linked)):
             raise Refusal(403, "asked from a page of another site", close=True)
 
     def _check_token(self, headers: dict[str, str], token: str) -> None:

@@ -73,7 +73,13 @@ def test_pages_of_other_sites_cannot_read_but_may_link(served: Served) -> None:
     foreign = {"sec-fetch-site": "cross-site"}
     assert served.client.get("/api/map", headers=foreign).status_code == 403
     assert served.client.get("/api/images/1", headers={**foreign, "sec-fetch-mode": "no-cors"}).status_code == 403
-    assert served.client.get("/api/images/1", headers={**foreign, "sec-fetch-mode": "navigate"}).status_code == 200
+    linked = {**foreign, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert served.client.get("/api/images/1", headers=linked).status_code == 200
+    framed = {**linked, "sec-fetch-dest": "iframe"}
+    assert served.client.get("/api/images/1", headers=framed).status_code == 403
+    for path in ("/api/duplicates", "/api/map", "/api/images/1/thumb", "/api/random", "/api/images/1/info"):
+        for headers in (linked, framed):  # a page must not start long work by leading there
+            assert served.client.get(path, headers=headers).status_code == 403, path
 
 
 def test_nothing_of_the_library_without_the_token(serve_all: Served) -> None:
