@@ -10,7 +10,7 @@ import pytest
 from streamer.serving.hosts import HostList, is_loopback
 from tests.serving.conftest import Served
 
-TOKEN = "a long token that nobody guesses"
+TOKEN = '+/#&%;="\\,?~a-token-that-nobody-guesses'
 
 
 @pytest.mark.parametrize(
@@ -103,6 +103,7 @@ def test_the_token_is_remembered_once_it_was_opened(serve_all: Served) -> None:
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie and "path=/" in cookie
     pair = answer.headers["set-cookie"].partition(";")[0]
+    assert pair.startswith(f"streamer_token_{serve_all.port}=")
     client.cookies.clear()
     assert client.get("/api/info").status_code == 401
     assert client.get("/api/info", headers={"cookie": pair}).status_code == 200

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -83,6 +84,26 @@ def test_other_machines_need_a_token(capsys: pytest.CaptureFixture[str], small_l
     assert (code, out) == (2, "") and "--token" in err and "other machines" in err
     code, _, err = streamer(capsys, "serve", store, "--token", "")
     assert code == 2 and "empty token" in err
+    for token in ("a token", "schlüssel", "line\nline", "t" * 513):
+        code, _, err = streamer(capsys, "serve", store, "--token", token)
+        assert code == 2 and ascii(token[:40]) in err and f"{len(token)} characters" in err
+
+
+def test_the_address_that_is_printed_opens_the_page(
+    capsys: pytest.CaptureFixture[str], small_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signs of the token that mean something in an address arrive as they are."""
+    token = "+/#&%20?=;"
+
+    def ready_only(_: Path, settings: Any, on_ready: Any) -> None:
+        assert settings.token == token
+        on_ready("http://127.0.0.1:8000")
+
+    monkeypatch.setattr("streamer.serving.serve", ready_only)
+    code, out, _ = streamer(capsys, "serve", small_library / "photos.store", "--token", token)
+    address = urlsplit(out.strip())
+    assert code == 0 and address.path == "/" and parse_qs(address.query, strict_parsing=True) == {"token": [token]}
+    assert not address.fragment
 
 
 def test_it_refuses_what_cannot_be_served(
