@@ -66,6 +66,8 @@ class OpenedImage:
         Of an image that is bare pixels, RGB, with no header of its own.
     to_rows : callable or None
         Turns such bytes into rows from the top, each pixel's three bytes together, where they are in another order.
+    state : os.stat_result or None
+        Of the file that was opened, its own or the one that holds it with others; None where it came from elsewhere.
     """
 
     file: BinaryIO
@@ -73,6 +75,7 @@ class OpenedImage:
     is_unchanged: Callable[[], bool]
     side_pixels: tuple[int, int] | None = None
     to_rows: Callable[[bytes], bytes] | None = None
+    state: os.stat_result | None = None
 
 
 @contextlib.contextmanager
@@ -116,7 +119,7 @@ def open_regular(path: str) -> Iterator[tuple[BinaryIO, os.stat_result, Callable
 def open_file(path: str) -> Iterator[OpenedImage]:
     """Open the image that is a file of its own."""
     with open_regular(path) as (file, state, is_unchanged):
-        yield OpenedImage(file, state.st_size, is_unchanged)
+        yield OpenedImage(file, state.st_size, is_unchanged, state=state)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from streamer.images.decode_pool import DecodeProcesses, DecodeTimeoutError
 from streamer.images.gate import ByteGate, GateClosedError
 from streamer.images.opened import ImageGoneError, ImageTooLargeError, UnreadableImageError
 from streamer.images.pixels import DecodeLimits
-from streamer.images.places import member_of, open_image_at
+from streamer.images.places import open_image_at
 from streamer.images.previews import HEAD_BYTES, picture_size, shown_media_type
 from streamer.records import ImageRef
 from streamer.serving.bounded import BoundedThreads
@@ -206,15 +207,10 @@ def _open(photo: Photo) -> OpenedPhoto | None:
         media_type = shown_media_type(head) if image.side_pixels is None else None
         if media_type is None:
             return None
-        return OpenedPhoto(image.file, image.n_bytes, media_type, _etag(photo), stack.pop_all().close)
+        return OpenedPhoto(image.file, image.n_bytes, media_type, _etag(photo, image.state), stack.pop_all().close)
     raise AssertionError
 
 
-def _etag(photo: Photo) -> str | None:
-    """By the state of the file that holds the photo."""
-    member = member_of(photo.path)
-    try:
-        state = Path(photo.path if member is None else member[0]).stat()
-    except OSError:  # it is not on this machine
-        return None
-    return f'"{photo.id:x}-{state.st_size:x}-{state.st_mtime_ns:x}"'
+def _etag(photo: Photo, state: os.stat_result | None) -> str | None:
+    """By the state of the very file that was opened, as its path may lead to another by now."""
+    return f'"{photo.id:x}-{state.st_size:x}-{state.st_mtime_ns:x}"' if state is not None else None

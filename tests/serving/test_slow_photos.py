@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -11,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from streamer.images.opened import UnreadableImageError
+from streamer.images.opened import OpenedImage, UnreadableImageError
 from streamer.serving import photos
 from tests.serving.conftest import Served, Serving, serving
 
@@ -86,6 +89,29 @@ def test_who_waits_for_a_thumbnail_is_counted(serve_with: Serving, monkeypatch: 
         for thread in asking:
             thread.join(30)
         assert statuses == [503, 503]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no open file is replaced there")
+def test_the_tag_of_a_photo_is_of_the_file_that_is_sent(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it taken from the path, a photo that is replaced meanwhile would be kept as the one that replaced it."""
+    with serving(own_library / "photos.store") as served:
+        path = own_library / "pictures" / served.client.get("/api/images/2/info").json()["key"]
+        before, tag = path.read_bytes(), served.client.get("/api/images/2").headers["etag"]
+        open_at = photos.open_image_at
+
+        @contextlib.contextmanager
+        def replaced_once_opened(name: str) -> Iterator[OpenedImage]:
+            with open_at(name) as image:
+                Image.new("RGB", (50, 20)).save(path.with_name("new.jpg"))
+                path.with_name("new.jpg").replace(path)
+                yield image
+
+        with monkeypatch.context() as patch:
+            patch.setattr(photos, "open_image_at", replaced_once_opened)
+            answer = served.client.get("/api/images/2")
+        assert (answer.content, answer.headers["etag"]) == (before, tag)
+        after = served.client.get("/api/images/2", headers={"if-none-match": tag})
+        assert after.status_code == 200 and after.headers["etag"] != tag and after.content == path.read_bytes()
 
 
 def test_a_photo_is_gone_or_too_large_or_not_to_be_had(own_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def open_array_member(path: str, member: str) -> Iterator[OpenedImage]:
         ``NUMBER`` or ``DATASET#NUMBER``, as `ArraySource` lists it.
     """
     dataset, _, number = member.rpartition("#")
-    with open_regular(path) as (file, _, is_unchanged):
+    with open_regular(path) as (file, state, is_unchanged):
         with file_errors(), _array(path, dataset or None) as array:
             count, height, width, _ = array.shape
             if int(number) >= count:
@@ -93,7 +93,7 @@ def open_array_member(path: str, member: str) -> Iterator[OpenedImage]:
                 image: Any = _DatasetImage(path, dataset, int(number))
             else:
                 image = BufferedReader(Window(file, array.offset + int(number) * n_bytes, n_bytes))
-        yield OpenedImage(image, n_bytes, is_unchanged, (height, width))
+        yield OpenedImage(image, n_bytes, is_unchanged, (height, width), state=state)
 
 
 class _DatasetImage(RawIOBase):

@@ -126,7 +126,7 @@ def open_stl10_member(path: str, member: str) -> Iterator[OpenedImage]:
         with file_errors():
             file.seek(number * IMAGE_BYTES)
             data = file.read(IMAGE_BYTES)
-        yield OpenedImage(BytesIO(data), IMAGE_BYTES, is_unchanged, (SIDE, SIDE), rows_of)
+        yield OpenedImage(BytesIO(data), IMAGE_BYTES, is_unchanged, (SIDE, SIDE), rows_of, state)
 
 
 def rows_of(data: bytes) -> bytes:

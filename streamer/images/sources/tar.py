@@ -166,7 +166,7 @@ def open_tar_member(path: str, member: str) -> Iterator[OpenedImage]:
         ``NAME#OFFSET``, as `TarSource` lists it.
     """
     name, _, offset = member.rpartition("#")
-    with open_regular(path) as (file, _, is_unchanged):
+    with open_regular(path) as (file, state, is_unchanged):
         start = int(offset)
         with file_errors():
             file.seek(max(0, start - _BLOCK))
@@ -175,4 +175,4 @@ def open_tar_member(path: str, member: str) -> Iterator[OpenedImage]:
             size = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape").size
         except tarfile.TarError as error:
             raise ImageGoneError(f"the archive has changed: {name!r} is no longer at byte {start}") from error
-        yield OpenedImage(BufferedReader(Window(file, start, size)), size, is_unchanged)
+        yield OpenedImage(BufferedReader(Window(file, start, size)), size, is_unchanged, state=state)

@@ -92,7 +92,7 @@ def open_zip_member(path: str, member: str) -> Iterator[OpenedImage]:
         ``NAME#OFFSET``, as `ZipSource` lists it.
     """
     name, _, offset = member.rpartition("#")
-    with open_regular(path) as (file, _, is_unchanged):
+    with open_regular(path) as (file, state, is_unchanged):
         try:
             with file_errors():
                 entry = entry_at(file, int(offset))
@@ -107,4 +107,4 @@ def open_zip_member(path: str, member: str) -> Iterator[OpenedImage]:
         packed = Window(file, start, entry.compressed_bytes)
         # Inflates a block at a time, stops at the size that the directory claims, and checks the sum.
         with zipfile.ZipExtFile(packed, "r", info) as inflated:
-            yield OpenedImage(cast(BinaryIO, inflated), entry.n_bytes, is_unchanged)
+            yield OpenedImage(cast(BinaryIO, inflated), entry.n_bytes, is_unchanged, state=state)
