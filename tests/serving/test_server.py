@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -58,10 +59,17 @@ def test_it_says_where_it_is_and_ends_in_peace(process: Any, small_library: Path
     connection.putrequest("POST", "/api/search")
     connection.putheader("content-type", "image/jpeg")
     connection.putheader("content-length", str(len(picture)))
-    connection.endheaders(picture[:100])
-    time.sleep(0.3)
+    connection.putheader("expect", "100-continue")
+    connection.endheaders()
+    assert connection.sock.recv(1024).startswith(b"HTTP/1.1 100"), "it has begun to read the body"
+    connection.send(picture[:100])
     interrupt(server)
-    time.sleep(0.3)
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ConnectionError):  # it listens no more: the signal has arrived
+        while time.monotonic() < deadline:
+            socket.create_connection((connection.host, connection.port), timeout=5).close()
+            time.sleep(0.02)
+    assert time.monotonic() < deadline
     connection.send(picture[100:])
     assert json.load(connection.getresponse())["hits"][0]["key"] == "star/star_003.jpg"
     connection.close()
