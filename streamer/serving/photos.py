@@ -25,7 +25,7 @@ from streamer.store import Photo, ThumbnailCache
 
 __all__ = ["OpenedPhoto", "PhotoShelf"]
 
-_CHUNK_BYTES = 256 * 1024
+_CHUNK_BYTES = 64 * 1024
 _MOST_FILE_BYTES = 2**30
 # Of a photo in a format that browsers do not show.
 _SHOWN_SIDE = 4096

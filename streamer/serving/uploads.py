@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import io
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 
+from streamer.images.previews import HEAD_BYTES
 from streamer.serving.plan import UPLOAD_BUFFER_BYTES
 from streamer.serving.refusal import Refusal
 
@@ -49,26 +52,27 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def received(self, request: Request, most_bytes: int) -> AsyncIterator[tuple[Path, bytes]]:
-        """A body in a file: gives its path and its first bytes, up to 256 KiB.
+        """A body in a file: gives its path and its first bytes, as many as tell its format.
 
         Raises
         ------
         Refusal
-            As `read`.
+            As `read`; 503 where the disk is full.
         """
-        descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._folder.name)
+        with _room_on_the_disk():
+            descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._folder.name)
         path = Path(name)
         try:
             held, head = bytearray(), b""
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb", buffering=0) as file:
                 async for piece in self._pieces(request, most_bytes):
                     held += piece
                     if len(held) >= UPLOAD_BUFFER_BYTES:
-                        head = head or bytes(held[:UPLOAD_BUFFER_BYTES])
-                        await asyncio.to_thread(file.write, bytes(held))
+                        head = head or bytes(held[:HEAD_BYTES])
+                        await _write(file, bytes(held))
                         held.clear()
-                head = head or bytes(held)
-                await asyncio.to_thread(file.write, bytes(held))
+                head = head or bytes(held[:HEAD_BYTES])
+                await _write(file, bytes(held))
             yield path, head
         finally:
             with contextlib.suppress(OSError):  # Windows, while a worker that was ended still has it open
@@ -96,3 +100,24 @@ class Uploads:
             if received > most_bytes:
                 raise too_large
             yield piece
+
+
+async def _write(file: io.FileIO, data: bytes) -> None:
+    with _room_on_the_disk():
+        await asyncio.to_thread(_write_all, file, data)
+
+
+def _write_all(file: io.FileIO, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+@contextlib.contextmanager
+def _room_on_the_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise
+        raise Refusal(503, "the server's disk is full; try again later", retry_seconds=30, close=True) from error

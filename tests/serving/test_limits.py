@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import socket
 import threading
@@ -16,6 +17,7 @@ import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamer.images import decode_pool
+from streamer.serving import uploads
 from tests.serving.conftest import Served, Serving
 
 MIB = 2**20
@@ -77,6 +79,20 @@ def test_uploads_are_not_held_in_memory_and_leave_nothing(serve_with: Serving) -
         while any(folder.iterdir()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    served: Served, small_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: Any, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(uploads, "_write_all", full)
+    picture = (small_library / "pictures" / "star" / "star_003.jpg").read_bytes()
+    answer = served.client.post("/api/search", content=picture, headers={"content-type": "image/jpeg"})
+    assert answer.status_code == 503 and "disk is full" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) >= 1
+    assert not list(Path(served.service.uploads._folder.name).iterdir())
 
 
 def test_a_body_that_dribbles_is_given_up(serve_with: Serving) -> None:
