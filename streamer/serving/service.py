@@ -64,7 +64,7 @@ class Service:
             self.plan = plan_serving(self.library.store, settings)
             gate = ByteGate(self.plan.decode_bytes)
             limits = DecodeLimits(settings.max_pixels, 2**30, self.plan.decode_bytes)
-            self.uploads = Uploads(settings.body_seconds)
+            self.uploads = Uploads(path, settings.body_seconds)
             self._closing.callback(self.uploads.close)
             self.queries = Queries(path, self.plan, settings, gate)
             self._closing.callback(self.queries.close)

@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -20,22 +21,39 @@ from streamer.serving.refusal import Refusal
 __all__ = ["Uploads"]
 
 
+_STALE_SECONDS = 3600
+
+
 class Uploads:
     """A folder for the bodies that are being looked at; each is gone when its request is answered.
 
     Parameters
     ----------
+    store : Path
+        The folder is ``uploads`` in it, as temporary files are kept in memory on many systems. One of those is taken
+        all the same where the store cannot be written to.
     seconds : float
         For a whole body to arrive.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, store: Path, seconds: float) -> None:
         self._seconds = seconds
-        self._folder = tempfile.TemporaryDirectory(prefix="streamer-serve-", ignore_cleanup_errors=True)
+        self._closing = contextlib.ExitStack()
+        self.folder = store / "uploads"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder).close()
+        except OSError:
+            name = tempfile.TemporaryDirectory(prefix="streamer-serve-", ignore_cleanup_errors=True)
+            self.folder = Path(self._closing.enter_context(name))
+        else:
+            _sweep(self.folder)
 
     def close(self) -> None:
-        """Remove the folder."""
-        self._folder.cleanup()
+        """Remove the folder, unless another server of the store has a body in it."""
+        self._closing.close()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     async def read(self, request: Request, most_bytes: int) -> bytes:
         """A body that fits into memory.
@@ -60,7 +78,8 @@ class Uploads:
             As `read`; 503 where the disk is full.
         """
         with _room_on_the_disk():
-            descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self._folder.name)
+            self.folder.mkdir(exist_ok=True)  # another server of the store removes it when it ends
+            descriptor, name = await asyncio.to_thread(tempfile.mkstemp, dir=self.folder)
         path = Path(name)
         try:
             held, head = bytearray(), b""
@@ -100,6 +119,14 @@ class Uploads:
             if received > most_bytes:
                 raise too_large
             yield piece
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a server left that was killed; no body is looked at for so long."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
 
 
 async def _write(file: io.FileIO, data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import socket
 import threading
 import time
@@ -63,7 +64,7 @@ def test_uploads_are_not_held_in_memory_and_leave_nothing(serve_with: Serving) -
         return int(psutil.Process().memory_info().rss)
 
     with serve_with() as served:
-        folder = Path(served.service.uploads._folder.name)
+        folder = served.service.uploads.folder
         connections = [served.connect() for _ in range(8)]
         before = held()
         for connection in connections:
@@ -81,6 +82,26 @@ def test_uploads_are_not_held_in_memory_and_leave_nothing(serve_with: Serving) -
             time.sleep(0.05)
 
 
+def test_uploads_of_a_server_that_was_killed_are_swept_and_others_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    (folder / "left").write_bytes(b"picture")
+    os.utime(folder / "left", (0, 0))
+    (folder / "fresh").write_bytes(b"of another server")
+    kept = uploads.Uploads(tmp_path, 60.0)
+    assert kept.folder == folder and [path.name for path in folder.iterdir()] == ["fresh"]
+    kept.close()
+    assert (folder / "fresh").exists()
+    (folder / "fresh").unlink()
+    uploads.Uploads(tmp_path, 60.0).close()
+    assert not folder.exists()
+    folder.write_bytes(b"in the way")  # no folder can be had there
+    elsewhere = uploads.Uploads(tmp_path, 60.0)
+    assert elsewhere.folder.is_dir() and elsewhere.folder.parent != tmp_path
+    elsewhere.close()
+    assert not elsewhere.folder.exists()
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(
     served: Served, small_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +113,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     answer = served.client.post("/api/search", content=picture, headers={"content-type": "image/jpeg"})
     assert answer.status_code == 503 and "disk is full" in answer.json()["error"]["message"]
     assert int(answer.headers["retry-after"]) >= 1
-    assert not list(Path(served.service.uploads._folder.name).iterdir())
+    assert not list(served.service.uploads.folder.iterdir())
 
 
 def test_a_body_that_dribbles_is_given_up(serve_with: Serving) -> None:
