@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -48,7 +49,7 @@ def serve(
     as_json = click.get_current_context().meta["streamer.json"]
 
     def ready(address: str) -> None:
-        page = f"{address}/?token={token}" if token else f"{address}/"
+        page = f"{address}/?token={quote(token, safe='')}" if token else f"{address}/"
         click.echo(json.dumps({"url": f"{address}/", "store": str(store)}) if as_json else page)
         if open_page:
             click.launch(page)

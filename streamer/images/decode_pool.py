@@ -24,13 +24,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamer.images.decode_worker import Answer, NeedsMore, Request, Setup, map_pixels
+from streamer.images.decode_worker import Answer, NeedsMore, Preview, Request, Setup, map_pixels
 from streamer.images.gate import ByteGate, GateClosedError
+from streamer.images.opened import UnreadableImageError
 from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.records import Decoded, ImageRef, Known, Rejected, bare
 
@@ -67,6 +69,8 @@ class DecodeProcesses:
     timeout_seconds : float, optional
         What a file may take. Files that are given one come from strangers: none is ever decoded in this process, and
         workers that they end are replaced however many there were.
+    share_bytes : int, optional
+        What is held for a file until it is known to take more; by default an even share of the limit.
     """
 
     def __init__(
@@ -76,13 +80,14 @@ class DecodeProcesses:
         limits: DecodeLimits,
         gate: ByteGate,
         timeout_seconds: float | None = None,
+        share_bytes: int | None = None,
     ) -> None:
         self._size = size
         self._timeout_seconds = timeout_seconds
         self._limits = limits
         self._gate = gate
         # Most pictures need less than an even share: then a worker is asked once and all can work at the same time.
-        self._share_bytes = limits.memory_bytes // processes
+        self._share_bytes = share_bytes or limits.memory_bytes // processes
         self._starts_left = processes + _SPARE_STARTS
         self._closed = False
         self._lock = threading.Lock()
@@ -111,15 +116,42 @@ class DecodeProcesses:
         GateClosedError
             The pool or its gate was closed.
         """
+        found = self._handed_over(ref, None)
+        assert not isinstance(found, Preview)
+        return found
+
+    def preview(self, ref: ImageRef, longest_side: int) -> Preview:
+        """Make a JPEG of one file, as `streamer.images.previews.jpeg_preview` does; for a pool with a time limit.
+
+        Raises
+        ------
+        UnreadableImageError
+            The file cannot be read, is no picture, is damaged, exceeds a limit, or crashed the process.
+        DecodeTimeoutError
+            It took longer than it may.
+        GateClosedError
+            The pool or its gate was closed.
+        """
+        assert self._timeout_seconds is not None, "without one, files are decoded in this process, and into pixels"
+        found = self._handed_over(ref, longest_side)
+        if isinstance(found, Rejected):
+            raise UnreadableImageError(found.reason, lasting=found.lasting)
+        assert isinstance(found, Preview)
+        return found
+
+    def _handed_over(self, ref: ImageRef, jpeg_side: int | None) -> Decoded | Known | Rejected | Preview:
         worker = self._idle.get()
         try:
+            if worker is not None and worker.has_ended():  # while nobody was waiting for it
+                self._forget(worker)
+                worker = None
             worker = worker or self._started()
             if worker is None:
                 if self._timeout_seconds is not None:
                     return Rejected(bare(ref), "no process could be started to decode it", lasting=False)
                 return decode_file(ref, self._size, self._limits, self._gate)
             try:
-                return self._ask(worker, ref)
+                return self._ask(worker, ref, jpeg_side)
             except _WorkerDiedError:
                 dead, worker = worker, None
                 return self._after_death(dead, ref)
@@ -137,22 +169,28 @@ class DecodeProcesses:
         for worker in workers:
             worker.exit_code()
 
-    def _ask(self, worker: _Worker, ref: ImageRef) -> Decoded | Known | Rejected:
+    def _ask(self, worker: _Worker, ref: ImageRef, jpeg_side: int | None) -> Decoded | Known | Rejected | Preview:
         """Have a file decoded while its bytes are held: an even share first, then what it turns out to take."""
+        left_seconds = self._timeout_seconds
         with self._gate.holding(self._share_bytes):
-            answer = worker.ask((ref, self._share_bytes), self._timeout_seconds)
+            began = time.monotonic()
+            answer = worker.ask(Request(ref, self._share_bytes, jpeg_side), left_seconds)
             if not isinstance(answer, NeedsMore):
                 return self._result(worker, ref, answer)
+        if left_seconds is not None:  # to wait at the gate is no fault of the file
+            left_seconds = max(0.0, left_seconds - (time.monotonic() - began))
         with self._gate.holding(answer):
             # The file may have been replaced by a larger one in between.
-            again = worker.ask((ref, int(answer)), self._timeout_seconds)
+            again = worker.ask(Request(ref, int(answer), jpeg_side), left_seconds)
             if not isinstance(again, NeedsMore):
                 return self._result(worker, ref, again)
         return Rejected(bare(ref), "the file changed while it was read", lasting=False)
 
     def _result(
-        self, worker: _Worker, ref: ImageRef, answer: bytes | Rejected | BaseException
-    ) -> Decoded | Known | Rejected:
+        self, worker: _Worker, ref: ImageRef, answer: bytes | Preview | Rejected | BaseException
+    ) -> Decoded | Known | Rejected | Preview:
+        if isinstance(answer, Preview):
+            return answer
         if isinstance(answer, BaseException):
             raise answer
         if isinstance(answer, Rejected):
@@ -176,12 +214,16 @@ class DecodeProcesses:
             self._workers.add(worker)
             return worker
 
-    def _after_death(self, worker: _Worker, ref: ImageRef) -> Decoded | Known | Rejected:
+    def _forget(self, worker: _Worker) -> int:
+        """Let go of a worker that has ended; its exit code."""
         with self._lock:
             if self._closed:
                 raise GateClosedError
             self._workers.discard(worker)
-        code = worker.exit_code()
+        return worker.exit_code()
+
+    def _after_death(self, worker: _Worker, ref: ImageRef) -> Decoded | Known | Rejected:
+        code = self._forget(worker)
         if worker.timed_out:
             raise DecodeTimeoutError
         crash = _crash(code)
@@ -197,6 +239,45 @@ class DecodeProcesses:
 
 class _WorkerDiedError(Exception):
     """The worker ended before it answered."""
+
+
+class _Deadline:
+    """Ends a worker unless its answer comes first: it was met or it passed, and never both.
+
+    A timer may go off while the answer is being read. Were the worker ended after its answer was taken, it would be
+    handed on, and the next file refused for the slowness of this one.
+
+    Parameters
+    ----------
+    seconds : float or None
+        None: there is none.
+    end : callable
+        Called when it passes.
+    """
+
+    def __init__(self, seconds: float | None, end: Callable[[], None]) -> None:
+        self.passed = False
+        self._end = end
+        self._met = False
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(seconds, self._pass) if seconds is not None else None
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
+
+    def meet(self) -> bool:
+        """Say that there is nothing to wait for any more; whether that was in time."""
+        with self._lock:
+            self._met = True
+        if self._timer is not None:
+            self._timer.cancel()
+        return not self.passed
+
+    def _pass(self) -> None:
+        with self._lock:
+            if not self._met:
+                self.passed = True
+                self._end()
 
 
 class _Worker:
@@ -238,10 +319,7 @@ class _Worker:
         """
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None and answers is not None
-        alarm = threading.Timer(timeout_seconds, self._time_out) if timeout_seconds is not None else None
-        if alarm is not None:
-            alarm.daemon = True
-            alarm.start()
+        deadline = _Deadline(timeout_seconds, self.kill)
         try:
             requests.write(self._unsent + pickle.dumps(request))
             requests.flush()
@@ -250,13 +328,14 @@ class _Worker:
         except (EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
             raise _WorkerDiedError from error
         finally:
-            if alarm is not None:
-                alarm.cancel()
+            self.timed_out = not deadline.meet()
+        if self.timed_out:  # it answered, and was ended before the answer was read
+            raise _WorkerDiedError
         return answer
 
-    def _time_out(self) -> None:
-        self.timed_out = True
-        self.kill()
+    def has_ended(self) -> bool:
+        """Whether the process is there no more."""
+        return self._process.poll() is not None
 
     def kill(self) -> None:
         """End the process at once: it holds nothing that could be lost."""

@@ -13,30 +13,43 @@ import pickle
 import signal
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamer.images.gate import ByteGate, hand_back_freed_buffers
 from streamer.images.pixels import DecodeLimits, decode_file
+from streamer.images.previews import jpeg_preview
 from streamer.records import Decoded, ImageRef, Rejected
 
-__all__ = ["Answer", "NeedsMore", "Request", "Setup", "main", "map_pixels"]
+__all__ = ["Answer", "NeedsMore", "Preview", "Request", "Setup", "main", "map_pixels"]
 
 Setup = tuple[tuple[int, int], DecodeLimits]
 """The first message: (height, width) of the pixels, and the limits."""
 
-Request = tuple[ImageRef, int]
-"""What to decode, and how many bytes it may take."""
+
+class Request(NamedTuple):
+    """What to decode, how many bytes it may take, and the longest side where a JPEG is wanted and not pixels."""
+
+    ref: ImageRef
+    share_bytes: int
+    jpeg_side: int | None = None
+
+
+class Preview(NamedTuple):
+    """A JPEG of a file, and the digest of the file's content."""
+
+    jpeg: bytes
+    content: bytes
 
 
 class NeedsMore(int):
     """The answer where a picture takes more than it may: how many bytes it takes. Nothing was decoded."""
 
 
-Answer = bytes | Rejected | NeedsMore | BaseException
-"""The content's digest (the pixels are in shared memory), or why there are none."""
+Answer = bytes | Preview | Rejected | NeedsMore | BaseException
+"""The content's digest (the pixels are in shared memory), a JPEG, or why there are none."""
 
 
 def map_pixels(memory: str, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -85,19 +98,22 @@ def main(memory: str) -> None:
         size, limits = pickle.load(requests)  # noqa: S301 - from the parent
         pixels = map_pixels(memory, size)
         while True:
-            ref, share_bytes = pickle.load(requests)  # noqa: S301
-            answer = _answer(ref, share_bytes, limits, pixels)
+            request: Request = pickle.load(requests)  # noqa: S301
+            answer = _answer(request, limits, pixels)
             answers.write(_pickled(answer))
             answers.flush()
 
 
-def _answer(ref: ImageRef, share_bytes: int, limits: DecodeLimits, pixels: NDArray[np.uint8]) -> Answer:
+def _answer(request: Request, limits: DecodeLimits, pixels: NDArray[np.uint8]) -> Answer:
     height, width, _ = pixels.shape
+    share = _Share(request.share_bytes)
     try:
-        result = decode_file(ref, (height, width), limits, _Share(share_bytes))
+        if request.jpeg_side is not None:
+            return Preview(*jpeg_preview(request.ref.path, request.jpeg_side, limits, share))
+        result = decode_file(request.ref, (height, width), limits, share)
     except _ShareTooSmallError as error:
         return NeedsMore(error.needed_bytes)
-    except Exception as error:  # noqa: BLE001 - a fault in this program: the parent raises it
+    except Exception as error:  # noqa: BLE001 - why there is no preview, or a fault here: the parent raises it
         return error
     if isinstance(result, Rejected):
         return result

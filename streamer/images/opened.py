@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 __all__ = [
+    "ImageGoneError",
+    "ImageTooLargeError",
     "OpenedImage",
     "UnreadableImageError",
     "Window",
@@ -37,6 +39,17 @@ class UnreadableImageError(Exception):
         self.lasting = lasting
 
 
+class ImageGoneError(UnreadableImageError):
+    """There is no such file, or no such image in it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, lasting=False)
+
+
+class ImageTooLargeError(UnreadableImageError):
+    """It exceeds a limit: of bytes, of pixels, or of the memory that the plan leaves."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedImage:
     """The bytes of one image.
@@ -53,6 +66,8 @@ class OpenedImage:
         Of an image that is bare pixels, RGB, with no header of its own.
     to_rows : callable or None
         Turns such bytes into rows from the top, each pixel's three bytes together, where they are in another order.
+    state : os.stat_result or None
+        Of the file that was opened, its own or the one that holds it with others; None where it came from elsewhere.
     """
 
     file: BinaryIO
@@ -60,6 +75,7 @@ class OpenedImage:
     is_unchanged: Callable[[], bool]
     side_pixels: tuple[int, int] | None = None
     to_rows: Callable[[bytes], bytes] | None = None
+    state: os.stat_result | None = None
 
 
 @contextlib.contextmanager
@@ -69,6 +85,8 @@ def file_errors() -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise ImageGoneError(f"the file cannot be read: {reason}") from error
         raise UnreadableImageError(f"the file cannot be read: {reason}", lasting=False) from error
 
 
@@ -101,7 +119,7 @@ def open_regular(path: str) -> Iterator[tuple[BinaryIO, os.stat_result, Callable
 def open_file(path: str) -> Iterator[OpenedImage]:
     """Open the image that is a file of its own."""
     with open_regular(path) as (file, state, is_unchanged):
-        yield OpenedImage(file, state.st_size, is_unchanged)
+        yield OpenedImage(file, state.st_size, is_unchanged, state=state)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from streamer.images.cost import decoding_bytes
 from streamer.images.formats import HEAD_BYTES, Header, examine, make_way, open_image, sniff
 from streamer.images.gate import ByteGate
-from streamer.images.opened import OpenedImage, UnreadableImageError, as_ppm, file_errors, open_bytes
+from streamer.images.opened import (
+    ImageTooLargeError,
+    OpenedImage,
+    UnreadableImageError,
+    as_ppm,
+    file_errors,
+    open_bytes,
+)
 from streamer.images.places import open_image_at
 from streamer.images.rgb import DECODE_RECIPE, SizeFor, rgb_pixels
 from streamer.records import Decoded, Fetched, ImageRef, Known, Rejected, bare
@@ -103,6 +110,7 @@ def read_pixels(
     gate: ByteGate | None = None,
     known: KnowsContent | None = None,
     data: bytes | None = None,
+    further_bytes: Callable[[tuple[int, int]], int] | None = None,
 ) -> tuple[NDArray[np.uint8], bytes]:
     """Read one file, once, into pixels and the digest of the very bytes that the pixels came from.
 
@@ -117,6 +125,8 @@ def read_pixels(
         See `decode_file`, which alone asks so.
     data : bytes, optional
         The file's bytes, where they have been fetched.
+    further_bytes : callable, optional
+        What the caller will take for pixels of a (height, width); `gate` is asked for no less.
 
     Returns
     -------
@@ -136,13 +146,16 @@ def read_pixels(
         header = _examine(image)
         n_pixels = header.width * header.height
         if n_pixels > limits.max_pixels:
-            raise UnreadableImageError(
+            raise ImageTooLargeError(
                 f"{header.width} x {header.height} = {n_pixels} pixels is more than the limit of {limits.max_pixels}"
             )
         upright = (header.width, header.height) if header.orientation < 5 else (header.height, header.width)
-        needed_bytes = decoding_bytes(header, image.n_bytes, size_for(*upright))
+        size = size_for(*upright)
+        needed_bytes = decoding_bytes(header, image.n_bytes, size)
+        if further_bytes is not None:
+            needed_bytes = max(needed_bytes, further_bytes(size))
         if needed_bytes > limits.memory_bytes:
-            raise UnreadableImageError(
+            raise ImageTooLargeError(
                 f"decoding {header.width} x {header.height} pixels takes {needed_bytes} bytes, and the plan leaves "
                 f"{limits.memory_bytes}: raise memory.budget"
             )
@@ -154,7 +167,7 @@ def _check_size(n_bytes: int, limits: DecodeLimits) -> None:
     if n_bytes == 0:
         raise UnreadableImageError("empty file")
     if n_bytes > limits.max_file_bytes:
-        raise UnreadableImageError(f"a file of {n_bytes} bytes is larger than the limit of {limits.max_file_bytes}")
+        raise ImageTooLargeError(f"a file of {n_bytes} bytes is larger than the limit of {limits.max_file_bytes}")
 
 
 def _examine(image: OpenedImage) -> Header:

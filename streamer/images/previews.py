@@ -64,7 +64,7 @@ def jpeg_preview(
         Pixels.
     limits : DecodeLimits
     gate : ByteGate, optional
-        Held while the picture is decoded.
+        Held while the picture is decoded, for no less than encoding it takes.
 
     Returns
     -------
@@ -82,8 +82,13 @@ def jpeg_preview(
         scale = min(1.0, longest_side / max(width, height))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    pixels, content = read_pixels(path, fitted, limits, gate)
+    pixels, content = read_pixels(path, fitted, limits, gate, further_bytes=_encoding_bytes)
     return _encoded(pixels), content
+
+
+def _encoding_bytes(size: tuple[int, int]) -> int:
+    """Pixels, Pillow's copy with 4 bytes each, and a file that was met with no more than one."""
+    return 8 * size[0] * size[1]
 
 
 def _encoded(pixels: NDArray[np.uint8]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -14,12 +15,9 @@ from streamer.serving.hosts import HostList
 from streamer.serving.refusal import Refusal, new_error_id, refusal_body
 from streamer.serving.settings import MOST_HEAD_BYTES, ServeSettings
 
-__all__ = ["COOKIE", "Guard", "token_is_right"]
+__all__ = ["Guard", "cookie_name", "token_is_right"]
 
 _LOG = logging.getLogger(__name__)
-
-COOKIE = "streamer_token"
-"""Name of the cookie that carries the token."""
 
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -34,11 +32,18 @@ _HEADERS = [
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=(), payment=(), usb=()"),
     (b"x-frame-options", b"DENY"),
 ]
+# What another page may link to: a photo, opened as a page of its own.
+_PHOTO = re.compile(r"/api/images/[0-9]+")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 # How long, and how much, is taken from a client that goes on sending after it was refused: were the connection closed
 # at once, its system would throw the answer away unread.
 _LINGER_SECONDS = 1.0
 _LINGER_BYTES = 4 * 2**20
+
+
+def cookie_name(scope: Scope) -> str:
+    """Name of the cookie that carries the token: browsers keep cookies by host, and servers here differ by port."""
+    return f"streamer_token_{scope['server'][1]}"
 
 
 def token_is_right(given: str, token: str) -> bool:
@@ -107,21 +112,25 @@ class Guard:
             raise Refusal(503, "too many requests at the same time; try again in a moment", retry_seconds=1, close=True)
         self._check_origin(scope, headers, host)
         if self._settings.token is not None and _is_private(scope["path"]):
-            self._check_token(headers, self._settings.token)
+            self._check_token(scope, headers, self._settings.token)
 
     def _check_origin(self, scope: Scope, headers: dict[str, str], host: str) -> None:
         """A page of another site must not have the reader's browser search, or start long work."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
         unsafe = scope["method"] not in _SAFE_METHODS
         foreign = origin is not None and not self._hosts.is_own_origin(origin, host)
-        navigates = headers.get("sec-fetch-mode") == "navigate"
-        if (foreign or site not in ("same-origin", "none")) and (unsafe or (_is_api(scope["path"]) and not navigates)):
+        linked = (
+            _PHOTO.fullmatch(scope["path"]) is not None
+            and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"  # and no frame, which that page could fill with it
+        )
+        if (foreign or site not in ("same-origin", "none")) and (unsafe or (_is_api(scope["path"]) and not linked)):
             raise Refusal(403, "asked from a page of another site", close=True)
 
-    def _check_token(self, headers: dict[str, str], token: str) -> None:
+    def _check_token(self, scope: Scope, headers: dict[str, str], token: str) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            given = _cookie(headers.get("cookie", ""))
+            given = _cookie(headers.get("cookie", ""), cookie_name(scope))
         if not token_is_right(given.strip(), token):
             raise Refusal(401, "a token is needed: open the address that 'streamer serve' printed", close=True)
 
@@ -142,9 +151,9 @@ def _first_of_each(scope: Scope) -> dict[str, str]:
     return headers
 
 
-def _cookie(header: str) -> str:
+def _cookie(header: str, name: str) -> str:
     try:
-        found = SimpleCookie(header).get(COOKIE)
+        found = SimpleCookie(header).get(name)
     except CookieError:
         return ""
     return found.value if found is not None else ""

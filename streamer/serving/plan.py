@@ -9,7 +9,7 @@ from streamer.config import format_bytes
 from streamer.errors import BudgetTooSmallError
 from streamer.extraction import Extractor, ExtractSettings
 from streamer.images.decode_pool import WORKER_BYTES
-from streamer.memory import MIB
+from streamer.memory import MIB, resident_bytes
 from streamer.searcher import query_network
 from streamer.serving.settings import ServeSettings
 from streamer.store import Store
@@ -30,6 +30,9 @@ _KEPT_BYTES = 32 * MIB
 # The maps' bound is a share of the whole budget (see `streamer.residency`); so much of it is counted as held.
 _MAPS_SHARE = 1 / 8
 _MOST_WORKERS = 2
+# Where no network's plan says what decoding may hold.
+_LEAST_DECODE_BYTES = 64 * MIB
+_MOST_DECODE_BYTES = 512 * MIB
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class ServePlan:
         The budget that searches are told of: maps and blocks take their shares of it.
     workers : int
         Processes that decode what is sent.
+        Those that make previews of photos are as many again.
     decode_bytes : int
         What all decoding together may hold.
     extractor : Extractor or None
@@ -55,10 +59,15 @@ class ServePlan:
     decode_bytes: int
     extractor: Extractor | None
 
+    @property
+    def share_bytes(self) -> int:
+        """What one process holds of `decode_bytes` for a picture that is not known to take more."""
+        return self.decode_bytes // (2 * self.workers)
+
     def __str__(self) -> str:
         network = self.extractor.summary if self.extractor is not None else "no network: features were imported"
         return (
-            f"{format_bytes(self.budget_bytes)} for all: {network}; {self.workers} decoding processes, "
+            f"{format_bytes(self.budget_bytes)} for all: {network}; {2 * self.workers} decoding processes, "
             f"{format_bytes(self.decode_bytes)} for decoding"
         )
 
@@ -82,12 +91,19 @@ def plan_serving(store: Store, settings: ServeSettings) -> ServePlan:
         + _SEARCH_BYTES
         + _KEPT_BYTES
         + maps
-        + workers * WORKER_BYTES
+        + 2 * workers * WORKER_BYTES
         + settings.max_searches * UPLOAD_BUFFER_BYTES
         + settings.max_requests * _REQUEST_BYTES
     )
     if store.spec.imported or kept is None:
-        return ServePlan(budget, 8 * maps // 3, workers, 64 * MIB, None)
+        # What is loaded already is in the resident size; a network's plan counts it for itself.
+        held += resident_bytes()
+        decode = min(budget - held, _MOST_DECODE_BYTES)
+        if decode < _LEAST_DECODE_BYTES:
+            # The maps grow with the budget, by their share of it.
+            minimum = int((held - maps + _LEAST_DECODE_BYTES) / (1 - _MAPS_SHARE)) + MIB
+            raise _too_small(store, budget, minimum)
+        return ServePlan(budget, 8 * maps // 3, workers, decode, None)
     options = ExtractSettings(**kept)
     options = replace(
         options,
@@ -100,9 +116,13 @@ def plan_serving(store: Store, settings: ServeSettings) -> ServePlan:
     try:
         plan = extractor.plan
     except BudgetTooSmallError as error:
-        raise BudgetTooSmallError(
-            f"{store.path}: {format_bytes(budget)} of memory are too little to serve it: network, decoding processes "
-            f"and searches take {format_bytes(error.minimum_bytes)}; give --memory {error.minimum_bytes // MIB}MiB",
-            error.minimum_bytes,
-        ) from error
+        raise _too_small(store, budget, error.minimum_bytes) from error
     return ServePlan(budget, 8 * maps // 3, workers, plan.decode_bytes, extractor)
+
+
+def _too_small(store: Store, budget: int, minimum: int) -> BudgetTooSmallError:
+    return BudgetTooSmallError(
+        f"{store.path}: {format_bytes(budget)} of memory are too little to serve it: network, decoding processes "
+        f"and searches take {format_bytes(minimum)}; give --memory {-(-minimum // MIB)}MiB",
+        minimum,
+    )

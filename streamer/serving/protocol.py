@@ -37,7 +37,8 @@ def limited_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._have_head()
-            self.resume_writing()
+            self._have_reader()
+            super().resume_writing()  # whoever waits to write finds out
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
@@ -57,9 +58,10 @@ def limited_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            if self._stall_timer is not None:
-                self._stall_timer.cancel()
-                self._stall_timer = None
+            # Of a connection that is closing, the rest is to be taken up by the time that was set when it was closed:
+            # this is called as soon as a little of it was, and never again.
+            if not self.transport.is_closing():
+                self._have_reader()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -106,6 +108,11 @@ def limited_protocol(settings: ServeSettings) -> type[asyncio.Protocol]:
             if self._head_timer is not None:
                 self._head_timer.cancel()
                 self._head_timer = None
+
+        def _have_reader(self) -> None:
+            if self._stall_timer is not None:
+                self._stall_timer.cancel()
+                self._stall_timer = None
 
         def _expect_reader(self) -> None:
             """Give the client so long to take up what was sent."""

@@ -97,7 +97,7 @@ class Queries:
             plan.extractor.settings.max_pixels, plan.extractor.settings.max_file_bytes, plan.decode_bytes
         )
         size = plan.extractor.network.input_size
-        self._decoder = DecodeProcesses(plan.workers, size, limits, gate, settings.decode_seconds)
+        self._decoder = DecodeProcesses(plan.workers, size, limits, gate, settings.decode_seconds, plan.share_bytes)
         self._decoding = ThreadPoolExecutor(plan.workers, thread_name_prefix="decode-upload")
         self._closing.callback(self._decoding.shutdown, wait=True, cancel_futures=True)
         self._closing.callback(self._decoder.close)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from streamer.serving.guard import COOKIE, token_is_right
+from streamer.serving.guard import cookie_name, token_is_right
 from streamer.serving.page_files import PageFile
 from streamer.serving.refusal import Refusal
 
@@ -27,7 +27,8 @@ async def index(request: Request, token: Annotated[str | None, Query(max_length=
             raise Refusal(401, "that is not the token of this server; open the address that it printed")
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
         if wanted is not None:
-            answer.set_cookie(COOKIE, wanted, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/")
+            name = cookie_name(request.scope)
+            answer.set_cookie(name, wanted, max_age=_COOKIE_SECONDS, httponly=True, samesite="strict", path="/")
         return answer
     return _answer(request, "index.html")
 

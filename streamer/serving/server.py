@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import re
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ __all__ = ["listening", "make_server", "run_server"]
 
 _LOG = logging.getLogger(__name__)
 
+_TOKEN = re.compile(r"[!-~]{1,512}")
 _WAITING_CONNECTIONS = 128
 _KEEP_ALIVE_SECONDS = 15
 
@@ -50,6 +52,11 @@ def run_server(path: Path, settings: ServeSettings, on_ready: Callable[[str], No
     """
     if settings.token == "":
         raise ConfigError("--token: an empty token is none; give a longer one, or leave the option out")
+    if settings.token is not None and not _TOKEN.fullmatch(settings.token):
+        raise ConfigError(
+            f"--token: {settings.token[:40]!a} has {len(settings.token)} characters; a token has 1 to 512, of "
+            "ASCII, and no spaces: it goes through addresses and headers"
+        )
     if not is_loopback(settings.host) and settings.token is None:
         raise ConfigError(
             f"--host {settings.host}: other machines could reach the photos, so a token is needed; give --token TOKEN, "

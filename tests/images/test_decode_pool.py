@@ -20,7 +20,7 @@ import pytest
 
 from streamer.images import FolderSource, feeding
 from streamer.images.decode import decode_stream
-from streamer.images.decode_pool import DecodeProcesses, DecodeTimeoutError
+from streamer.images.decode_pool import DecodeProcesses, DecodeTimeoutError, _Deadline
 from streamer.images.gate import ByteGate, GateClosedError
 from streamer.images.pixels import DecodeLimits, decode_file
 from streamer.records import Decoded, ImageRef, Rejected
@@ -333,16 +333,66 @@ def test_a_worker_imports_no_more_than_decoding_needs() -> None:
 
 
 def test_a_file_that_takes_too_long_is_given_up_however_often(refs: list[ImageRef]) -> None:
-    with contextlib.closing(DecodeProcesses(1, SIZE, LIMITS, ByteGate(LIMITS.memory_bytes), 1e-6)) as pool:
+    with contextlib.closing(DecodeProcesses(1, SIZE, LIMITS, ByteGate(LIMITS.memory_bytes), 60.0)) as pool:
         for _ in range(6):  # more workers than would be replaced of those that the system ends
+            pool.start()
+            (worker,) = workers()
+            worker.suspend()  # it will not answer, however long it is given
+            pool._timeout_seconds = 0.05
             with pytest.raises(DecodeTimeoutError):
                 pool.decode(refs[0])
-        pool._timeout_seconds = 60
-        pool.start()
+            pool._timeout_seconds = 60.0
         assert_same([pool.decode(refs[1])], on_threads(refs[1:2]))
-        (worker,) = workers()
-        worker.kill()
-        worker.wait(10)
+        (asked,) = pool._workers
+        ask = asked.ask
+
+        def killed_and_asked(request: Any, timeout_seconds: float | None = None) -> Any:
+            asked.kill()
+            return ask(request, timeout_seconds)
+
+        asked.ask = killed_and_asked  # type: ignore[method-assign]
         refused = pool.decode(refs[2])  # and not decoded in this process
         assert isinstance(refused, Rejected) and not refused.lasting
         assert_same([pool.decode(refs[2])], on_threads(refs[2:3]))
+
+
+def test_a_worker_that_ended_while_it_was_idle_is_replaced_and_no_file_refused(refs: list[ImageRef]) -> None:
+    with contextlib.closing(DecodeProcesses(1, SIZE, LIMITS, ByteGate(LIMITS.memory_bytes), 60.0)) as pool:
+        pool.start()
+        (worker,) = workers()
+        worker.kill()
+        psutil.wait_procs([worker], timeout=10)
+        assert_same([pool.decode(refs[2])], on_threads(refs[2:3]))
+
+
+def test_a_deadline_is_met_or_passes_and_never_both() -> None:
+    """A timer that goes off while the answer is taken must not end a worker that is handed on."""
+    ended: list[bool] = []
+    met = _Deadline(60.0, lambda: ended.append(True))
+    assert met.meet()
+    met._pass()  # as a timer does that was past cancelling
+    assert not ended and not met.passed
+    passed = _Deadline(60.0, lambda: ended.append(True))
+    passed._pass()
+    assert ended == [True] and not passed.meet()
+
+
+def test_a_file_that_is_asked_for_twice_has_one_time_limit(refs: list[ImageRef], tmp_path: Path) -> None:
+    photo(1000, 700).save(tmp_path / "large.png")  # takes more than an even share
+    limits = DecodeLimits(10**8, 10**8, 6_500_000)
+    given = []
+    with contextlib.closing(DecodeProcesses(2, SIZE, limits, ByteGate(limits.memory_bytes), 60.0)) as pool:
+        worker = pool._started()
+        assert worker is not None
+        ask = worker.ask
+
+        def slow(request: Any, timeout_seconds: float | None = None) -> Any:
+            given.append(timeout_seconds)
+            time.sleep(0.2)
+            return ask(request, timeout_seconds)
+
+        worker.ask = slow  # type: ignore[method-assign]
+        pool._idle.put(worker)
+        (ref,) = [ref for ref in FolderSource(tmp_path) if isinstance(ref, ImageRef)]
+        assert isinstance(pool.decode(ref), Decoded)
+    assert len(given) == 2 and given[0] == 60.0 and given[1] <= 59.8

@@ -10,7 +10,7 @@ import pytest
 from streamer.serving.hosts import HostList, is_loopback
 from tests.serving.conftest import Served
 
-TOKEN = "a long token that nobody guesses"
+TOKEN = '+/#&%;="\\,?~a-token-that-nobody-guesses'
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,13 @@ def test_pages_of_other_sites_cannot_read_but_may_link(served: Served) -> None:
     foreign = {"sec-fetch-site": "cross-site"}
     assert served.client.get("/api/map", headers=foreign).status_code == 403
     assert served.client.get("/api/images/1", headers={**foreign, "sec-fetch-mode": "no-cors"}).status_code == 403
-    assert served.client.get("/api/images/1", headers={**foreign, "sec-fetch-mode": "navigate"}).status_code == 200
+    linked = {**foreign, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert served.client.get("/api/images/1", headers=linked).status_code == 200
+    framed = {**linked, "sec-fetch-dest": "iframe"}
+    assert served.client.get("/api/images/1", headers=framed).status_code == 403
+    for path in ("/api/duplicates", "/api/map", "/api/images/1/thumb", "/api/random", "/api/images/1/info"):
+        for headers in (linked, framed):  # a page must not start long work by leading there
+            assert served.client.get(path, headers=headers).status_code == 403, path
 
 
 def test_nothing_of_the_library_without_the_token(serve_all: Served) -> None:
@@ -97,6 +103,7 @@ def test_the_token_is_remembered_once_it_was_opened(serve_all: Served) -> None:
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie and "path=/" in cookie
     pair = answer.headers["set-cookie"].partition(";")[0]
+    assert pair.startswith(f"streamer_token_{serve_all.port}=")
     client.cookies.clear()
     assert client.get("/api/info").status_code == 401
     assert client.get("/api/info", headers={"cookie": pair}).status_code == 200

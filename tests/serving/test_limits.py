@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import errno
 import json
+import os
 import socket
 import threading
 import time
@@ -14,9 +15,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from PIL import Image
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamer.images import decode_pool
+from streamer.serving import uploads
 from tests.serving.conftest import Served, Serving
 
 MIB = 2**20
@@ -62,7 +64,7 @@ def test_uploads_are_not_held_in_memory_and_leave_nothing(serve_with: Serving) -
         return int(psutil.Process().memory_info().rss)
 
     with serve_with() as served:
-        folder = Path(served.service.uploads._folder.name)
+        folder = served.service.uploads.folder
         connections = [served.connect() for _ in range(8)]
         before = held()
         for connection in connections:
@@ -78,6 +80,40 @@ def test_uploads_are_not_held_in_memory_and_leave_nothing(serve_with: Serving) -
         while any(folder.iterdir()):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_uploads_of_a_server_that_was_killed_are_swept_and_others_are_not(tmp_path: Path) -> None:
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    (folder / "left").write_bytes(b"picture")
+    os.utime(folder / "left", (0, 0))
+    (folder / "fresh").write_bytes(b"of another server")
+    kept = uploads.Uploads(tmp_path, 60.0)
+    assert kept.folder == folder and [path.name for path in folder.iterdir()] == ["fresh"]
+    kept.close()
+    assert (folder / "fresh").exists()
+    (folder / "fresh").unlink()
+    uploads.Uploads(tmp_path, 60.0).close()
+    assert not folder.exists()
+    folder.write_bytes(b"in the way")  # no folder can be had there
+    elsewhere = uploads.Uploads(tmp_path, 60.0)
+    assert elsewhere.folder.is_dir() and elsewhere.folder.parent != tmp_path
+    elsewhere.close()
+    assert not elsewhere.folder.exists()
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    served: Served, small_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: Any, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(uploads, "_write_all", full)
+    picture = (small_library / "pictures" / "star" / "star_003.jpg").read_bytes()
+    answer = served.client.post("/api/search", content=picture, headers={"content-type": "image/jpeg"})
+    assert answer.status_code == 503 and "disk is full" in answer.json()["error"]["message"]
+    assert int(answer.headers["retry-after"]) >= 1
+    assert not list(served.service.uploads.folder.iterdir())
 
 
 def test_a_body_that_dribbles_is_given_up(serve_with: Serving) -> None:
@@ -142,6 +178,48 @@ def test_who_does_not_read_is_dropped(serve_with: Serving, tmp_path: Path) -> No
         assert served.client.get("/api/health").status_code == 200
 
 
+def test_who_reads_a_little_of_a_last_answer_and_stops_is_dropped(
+    serve_with: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read brings the buffer below its mark, and no further call ever comes for a connection that closes."""
+    made: list[Any] = []
+    made_by_uvicorn = H11Protocol.connection_made
+
+    def connection_made(self: Any, transport: Any) -> None:
+        made_by_uvicorn(self, transport)
+        made.append(self)
+
+    monkeypatch.setattr(H11Protocol, "connection_made", connection_made)
+    with serve_with(stall_seconds=1.0, header_seconds=300.0) as served:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", served.port))
+        with connection:
+            connection.settimeout(20)
+            deadline = time.monotonic() + 20
+            while not made:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            (protocol,) = made
+
+            def answer_and_close() -> None:
+                protocol.transport.set_write_buffer_limits(high=12 * MIB, low=8 * MIB)
+                protocol.transport.write(bytes(16 * MIB))
+                protocol.transport.close()
+                protocol._expect_reader()
+
+            protocol.loop.call_soon_threadsafe(answer_and_close)
+            while not protocol._stall_timer:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            while protocol.transport.get_write_buffer_size() > 8 * MIB:
+                assert connection.recv(65536)
+            assert protocol.transport.get_write_buffer_size() > 4 * MIB
+            while protocol in protocol.connections:
+                assert time.monotonic() < deadline, "it is held for ever"
+                time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
@@ -196,8 +274,6 @@ def test_connections_are_counted(serve_with: Serving) -> None:
 
 def test_a_picture_that_takes_too_long_is_given_up_and_others_go_on(serve_with: Serving, small_library: Path) -> None:
     picture = (small_library / "pictures" / "star" / "star_003.jpg").read_bytes()
-    file = io.BytesIO()
-    Image.new("RGB", (3000, 3000)).save(file, "PNG", compress_level=1)  # a tenth of a second
 
     def search(body: bytes) -> httpx.Response:
         return served.client.post("/api/search", content=body, headers={"content-type": "image/png"})
@@ -206,12 +282,17 @@ def test_a_picture_that_takes_too_long_is_given_up_and_others_go_on(serve_with: 
         decoder = served.service.queries._decoder
         before = set(psutil.Process().children())
         for _ in range(decode_pool._SPARE_STARTS + 3):  # more than an extraction would replace
-            decoder._timeout_seconds = 1e-6
-            answer = search(file.getvalue())
+            decoder.start()
+            for worker in decoder._workers:
+                psutil.Process(worker._process.pid).suspend()  # it will not answer, however long it is given
+            decoder._timeout_seconds = 0.1
+            answer = search(picture)
             assert (answer.status_code, answer.json()["error"]["code"]) == (408, "too_slow")
             decoder._timeout_seconds = 30.0
+            for worker in decoder._workers:
+                psutil.Process(worker._process.pid).resume()
             assert search(picture).status_code == 200
-        assert len(set(psutil.Process().children()) - before) <= 2
+        assert len(set(psutil.Process().children()) - before) <= 2, "those that were ended are gone"
         for child in psutil.Process().children():  # as the system does where memory runs out
             if any("decode_worker" in part for part in child.cmdline()):
                 child.kill()

@@ -107,7 +107,7 @@ def test_thumbnails_are_kept_by_content_and_made_once(own_library: Path, monkeyp
         assert size_of(first) == (96, 96) and first.headers["etag"]
         (kept,) = [path for path in (store / "thumbnails").rglob("*") if path.is_file()]
         assert kept.read_bytes() == first.content and f'"{kept.stem}"' == first.headers["etag"]
-        monkeypatch.setattr("streamer.serving.photos.jpeg_preview", None)  # were it made again, that would fail
+        monkeypatch.setattr(served.service.shelf._decoder, "preview", None)  # were it made again, that would fail
         assert served.client.get("/api/images/2/thumb").content == first.content
         monkeypatch.undo()
         assert check(store).faults == []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from streamer.errors import BudgetTooSmallError
 from streamer.neighbours import Neighbours
 from streamer.searcher import Searcher
 from streamer.store import Store
@@ -146,6 +147,15 @@ def test_imported_features_are_searched_from_their_photos_only(small_library: Pa
     lines = [f"{names[number][0]},{names[number][2]}" for number in ids.tolist()]
     (tmp_path / "keys.csv").write_text("key,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
     import_features(tmp_path / "imported.store", tmp_path / "features.npy", keys=tmp_path / "keys.csv")
+    with (
+        pytest.raises(BudgetTooSmallError, match="give --memory") as refused,
+        serving(tmp_path / "imported.store", budget_bytes=100 * 2**20),
+    ):
+        pass
+    assert refused.value.minimum_bytes > 100 * 2**20
+    suffices = refused.value.minimum_bytes + 200 * 2**20  # what other tests in this process have come to take
+    with serving(tmp_path / "imported.store", budget_bytes=suffices) as served:
+        assert 64 * 2**20 <= served.service.plan.decode_bytes < suffices // 2
     with serving(tmp_path / "imported.store") as served:
         answer = served.client.post("/api/search", content=encoded("PNG"), headers=JPEG)
         assert answer.status_code == 422 and "one of its photos" in answer.json()["error"]["message"]

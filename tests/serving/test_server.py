@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -57,10 +59,17 @@ def test_it_says_where_it_is_and_ends_in_peace(process: Any, small_library: Path
     connection.putrequest("POST", "/api/search")
     connection.putheader("content-type", "image/jpeg")
     connection.putheader("content-length", str(len(picture)))
-    connection.endheaders(picture[:100])
-    time.sleep(0.3)
+    connection.putheader("expect", "100-continue")
+    connection.endheaders()
+    assert connection.sock.recv(1024).startswith(b"HTTP/1.1 100"), "it has begun to read the body"
+    connection.send(picture[:100])
     interrupt(server)
-    time.sleep(0.3)
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ConnectionError):  # it listens no more: the signal has arrived
+        while time.monotonic() < deadline:
+            socket.create_connection((connection.host, connection.port), timeout=5).close()
+            time.sleep(0.02)
+    assert time.monotonic() < deadline
     connection.send(picture[100:])
     assert json.load(connection.getresponse())["hits"][0]["key"] == "star/star_003.jpg"
     connection.close()
@@ -83,6 +92,26 @@ def test_other_machines_need_a_token(capsys: pytest.CaptureFixture[str], small_l
     assert (code, out) == (2, "") and "--token" in err and "other machines" in err
     code, _, err = streamer(capsys, "serve", store, "--token", "")
     assert code == 2 and "empty token" in err
+    for token in ("a token", "schlüssel", "line\nline", "t" * 513):
+        code, _, err = streamer(capsys, "serve", store, "--token", token)
+        assert code == 2 and ascii(token[:40]) in err and f"{len(token)} characters" in err
+
+
+def test_the_address_that_is_printed_opens_the_page(
+    capsys: pytest.CaptureFixture[str], small_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signs of the token that mean something in an address arrive as they are."""
+    token = "+/#&%20?=;"
+
+    def ready_only(_: Path, settings: Any, on_ready: Any) -> None:
+        assert settings.token == token
+        on_ready("http://127.0.0.1:8000")
+
+    monkeypatch.setattr("streamer.serving.serve", ready_only)
+    code, out, _ = streamer(capsys, "serve", small_library / "photos.store", "--token", token)
+    address = urlsplit(out.strip())
+    assert code == 0 and address.path == "/" and parse_qs(address.query, strict_parsing=True) == {"token": [token]}
+    assert not address.fragment
 
 
 def test_it_refuses_what_cannot_be_served(

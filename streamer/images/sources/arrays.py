@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamer.images.opened import OpenedImage, UnreadableImageError, Window, file_errors, open_regular
+from streamer.images.opened import ImageGoneError, OpenedImage, UnreadableImageError, Window, file_errors, open_regular
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.records import ImageRef, Rejected
 
@@ -83,17 +83,17 @@ def open_array_member(path: str, member: str) -> Iterator[OpenedImage]:
         ``NUMBER`` or ``DATASET#NUMBER``, as `ArraySource` lists it.
     """
     dataset, _, number = member.rpartition("#")
-    with open_regular(path) as (file, _, is_unchanged):
+    with open_regular(path) as (file, state, is_unchanged):
         with file_errors(), _array(path, dataset or None) as array:
             count, height, width, _ = array.shape
             if int(number) >= count:
-                raise UnreadableImageError(f"there is no image {number}: the array holds {count}", lasting=False)
+                raise ImageGoneError(f"there is no image {number}: the array holds {count}")
             n_bytes = height * width * 3
             if dataset:
                 image: Any = _DatasetImage(path, dataset, int(number))
             else:
                 image = BufferedReader(Window(file, array.offset + int(number) * n_bytes, n_bytes))
-        yield OpenedImage(image, n_bytes, is_unchanged, (height, width))
+        yield OpenedImage(image, n_bytes, is_unchanged, (height, width), state=state)
 
 
 class _DatasetImage(RawIOBase):

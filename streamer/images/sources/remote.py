@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
 
-from streamer.images.opened import OpenedImage, UnreadableImageError, open_bytes
+from streamer.images.opened import ImageTooLargeError, OpenedImage, UnreadableImageError, open_bytes
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.images.sources.members import key_of_member, label_of
 from streamer.objects import ObjectError, RemoteLimits, open_bucket, redacted, url_fault
@@ -66,7 +66,7 @@ def fetch(ref: ImageRef, limits: RemoteLimits, max_bytes: int) -> bytes:
         It cannot be had, is larger than `max_bytes`, or is another than was listed.
     """
     if ref.size > max_bytes:
-        raise UnreadableImageError(f"an object of {ref.size} bytes is larger than the limit of {max_bytes}")
+        raise ImageTooLargeError(f"an object of {ref.size} bytes is larger than the limit of {max_bytes}")
     with _fetching():
         bucket, path = open_bucket(ref.path, limits)
         meta, chunks = bucket.chunks(path)
@@ -76,7 +76,7 @@ def fetch(ref: ImageRef, limits: RemoteLimits, max_bytes: int) -> bytes:
         for chunk in chunks:
             data += chunk
             if len(data) > max_bytes:
-                raise UnreadableImageError(f"the answer is longer than the limit of {max_bytes} bytes")
+                raise ImageTooLargeError(f"the answer is longer than the limit of {max_bytes} bytes")
         if len(data) != meta["size"]:
             raise UnreadableImageError(
                 f"the answer has {len(data)} bytes, where {meta['size']} were announced", lasting=False

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamer.errors import StreamerError
-from streamer.images.opened import OpenedImage, UnreadableImageError, file_errors, open_regular
+from streamer.images.opened import ImageGoneError, OpenedImage, file_errors, open_regular
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.records import ImageRef, Rejected
 
@@ -122,11 +122,11 @@ def open_stl10_member(path: str, member: str) -> Iterator[OpenedImage]:
     with open_regular(path) as (file, state, is_unchanged):
         number, held = int(member), state.st_size // IMAGE_BYTES
         if number >= held:
-            raise UnreadableImageError(f"there is no image {number}: the file holds {held}", lasting=False)
+            raise ImageGoneError(f"there is no image {number}: the file holds {held}")
         with file_errors():
             file.seek(number * IMAGE_BYTES)
             data = file.read(IMAGE_BYTES)
-        yield OpenedImage(BytesIO(data), IMAGE_BYTES, is_unchanged, (SIDE, SIDE), rows_of)
+        yield OpenedImage(BytesIO(data), IMAGE_BYTES, is_unchanged, (SIDE, SIDE), rows_of, state)
 
 
 def rows_of(data: bytes) -> bytes:

@@ -16,7 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from streamer.images.opened import OpenedImage, UnreadableImageError, Window, file_errors, open_regular
+from streamer.images.opened import ImageGoneError, OpenedImage, UnreadableImageError, Window, file_errors, open_regular
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.images.sources.members import key_of_member, label_of, name_fault
 from streamer.records import ImageRef, Rejected
@@ -190,8 +190,9 @@ def open_tar_member(path: str, member: str) -> Iterator[OpenedImage]:
         except tarfile.TarError:
             found = None
         if found is None or not found.isreg() or found.name.encode("utf-8", "backslashreplace").decode() != name:
-            raise UnreadableImageError(f"the archive has changed: {name!r} is no longer at byte {start}", lasting=False)
-        yield OpenedImage(BufferedReader(Window(file, start + found.offset_data, found.size)), found.size, is_unchanged)
+            raise ImageGoneError(f"the archive has changed: {name!r} is no longer at byte {start}")
+        image = BufferedReader(Window(file, start + found.offset_data, found.size))
+        yield OpenedImage(image, found.size, is_unchanged, state=state)
 
 
 def _opened(file: BinaryIO) -> tarfile.TarFile:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from streamer.images.opened import OpenedImage, UnreadableImageError, Window, file_errors, open_regular
+from streamer.images.opened import ImageGoneError, OpenedImage, UnreadableImageError, Window, file_errors, open_regular
 from streamer.images.sources.folder import SourceUnavailableError
 from streamer.images.sources.members import key_of_member, label_of, name_fault
 from streamer.images.sources.zip_directory import BadZipError, ZipEntry, entries, entry_at, start_of_data
@@ -97,7 +97,7 @@ def open_zip_member(path: str, member: str) -> Iterator[OpenedImage]:
         ``NAME#OFFSET``, as `ZipSource` lists it.
     """
     name, _, offset = member.rpartition("#")
-    with open_regular(path) as (file, _, is_unchanged):
+    with open_regular(path) as (file, state, is_unchanged):
         try:
             with file_errors():
                 entry = entry_at(file, int(offset))
@@ -105,8 +105,8 @@ def open_zip_member(path: str, member: str) -> Iterator[OpenedImage]:
                     raise BadZipError("another member stands there")
                 start = start_of_data(file, entry)
         except BadZipError as error:
-            raise UnreadableImageError(
-                f"the archive is damaged or has changed ({error}): {name!r} is no longer there", lasting=False
+            raise ImageGoneError(
+                f"the archive is damaged or has changed ({error}): {name!r} is no longer there"
             ) from error
         info = zipfile.ZipInfo(name)
         info.compress_type, info.CRC = entry.method, entry.crc
@@ -114,4 +114,4 @@ def open_zip_member(path: str, member: str) -> Iterator[OpenedImage]:
         packed = Window(file, start, entry.compressed_bytes)
         # Inflates a block at a time, stops at the size that the directory claims, and checks the sum.
         with zipfile.ZipExtFile(packed, "r", info) as inflated:
-            yield OpenedImage(cast(BinaryIO, inflated), entry.n_bytes, is_unchanged)
+            yield OpenedImage(cast(BinaryIO, inflated), entry.n_bytes, is_unchanged, state=state)
