@@ -93,6 +93,10 @@ class PhotoShelf:
         self._failures: dict[tuple[int, int], tuple[float, Refusal]] = {}
         self._failing = threading.Lock()
 
+    def load(self) -> None:
+        """Start the processes, so that no thumbnail has to wait for one within its own time limit."""
+        self._decoder.start()
+
     def close(self) -> None:
         """End the processes and the threads."""
         self._decoder.close()

@@ -81,6 +81,7 @@ class Service:
 
     def load(self) -> None:
         """Load network and index; from then on questions are answered."""
+        self.shelf.load()
         self.queries.load()
         self.ready.set()
 

@@ -42,6 +42,13 @@ def workers() -> list[psutil.Process]:
     return found
 
 
+def the_worker() -> psutil.Process:
+    """The only worker process; one that was started just now has no command line for a moment."""
+    while len(found := workers()) != 1:
+        time.sleep(0.01)
+    return found[0]
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     before = set(psutil.Process().children())
@@ -336,7 +343,7 @@ def test_a_file_that_takes_too_long_is_given_up_however_often(refs: list[ImageRe
     with contextlib.closing(DecodeProcesses(1, SIZE, LIMITS, ByteGate(LIMITS.memory_bytes), 60.0)) as pool:
         for _ in range(6):  # more workers than would be replaced of those that the system ends
             pool.start()
-            (worker,) = workers()
+            worker = the_worker()
             worker.suspend()  # it will not answer, however long it is given
             pool._timeout_seconds = 0.05
             with pytest.raises(DecodeTimeoutError):
@@ -359,7 +366,7 @@ def test_a_file_that_takes_too_long_is_given_up_however_often(refs: list[ImageRe
 def test_a_worker_that_ended_while_it_was_idle_is_replaced_and_no_file_refused(refs: list[ImageRef]) -> None:
     with contextlib.closing(DecodeProcesses(1, SIZE, LIMITS, ByteGate(LIMITS.memory_bytes), 60.0)) as pool:
         pool.start()
-        (worker,) = workers()
+        worker = the_worker()
         worker.kill()
         psutil.wait_procs([worker], timeout=10)
         assert_same([pool.decode(refs[2])], on_threads(refs[2:3]))
