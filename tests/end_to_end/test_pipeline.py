@@ -23,7 +23,7 @@ from streamer.errors import (
     StreamerError,
     WeightsError,
 )
-from streamer.images import pixels
+from streamer.images import opened
 from streamer.images.drawn import draw_pictures
 from streamer.index import current_generation
 from streamer.pipeline import run
@@ -290,7 +290,7 @@ def test_a_file_that_was_away_is_tried_again(make_config: Make, library: Path, m
                 raise OSError(5, "Input/output error")
             return really_open(name, *rest)
 
-        monkeypatch.setattr(pixels.os, "open", open_)
+        monkeypatch.setattr(opened.os, "open", open_)
 
     check_tried_again(make_config, library, fail, lambda path: monkeypatch.undo())
 
